@@ -76,31 +76,31 @@ extern "C" {
 /* Version and constants                                                    */
 /* ------------------------------------------------------------------------ */
 
-#define DIBS_VERSION "0.1.0"
+#define DIBS_VERSION        "0.1.0"
 #define DIBS_VERSION_NUMBER 100 /* major * 10000 + minor * 100 + patch */
 #define DIBS_SCHEMA_VERSION 1   /* what dibs_open() creates and migrates to */
 
-#define DIBS_UNSET INT64_MIN
+#define DIBS_UNSET   INT64_MIN
 #define DIBS_FOREVER INT64_MAX
-#define DIBS_ALL "*"
+#define DIBS_ALL     "*"
 
-#define DIBS_NAME_MAX 255           /* bytes of a queue, job name, key, worker */
-#define DIBS_PAYLOAD_MAX 67108864   /* bytes; default payload limit, 64 MiB */
-#define DIBS_HEADERS_MAX 65536      /* bytes of a headers object */
-#define DIBS_ERROR_MAX 16384        /* bytes kept of one error text */
-#define DIBS_ERRORS_KEPT 20         /* error entries kept of one job */
-#define DIBS_CLAIM_MAX 10000        /* jobs in one claim */
-#define DIBS_ID_MAX 9007199254740991 /* 2^53 - 1 */
+#define DIBS_NAME_MAX    255      /* bytes of a queue, job name, key, worker */
+#define DIBS_PAYLOAD_MAX 67108864 /* bytes; default payload limit, 64 MiB */
+#define DIBS_HEADERS_MAX 65536    /* bytes of a headers object */
+#define DIBS_ERROR_MAX   16384    /* bytes kept of one error text */
+#define DIBS_ERRORS_KEPT 20       /* error entries kept of one job */
+#define DIBS_CLAIM_MAX   10000    /* jobs in one claim */
+#define DIBS_ID_MAX      9007199254740991 /* 2^53 - 1 */
 
-#define DIBS_DEFAULT_QUEUE "default"
-#define DIBS_DEFAULT_MAX_ATTEMPTS 20
-#define DIBS_DEFAULT_MAX_CRASHES 3
-#define DIBS_DEFAULT_BACKOFF 5000        /* ms */
+#define DIBS_DEFAULT_QUEUE          "default"
+#define DIBS_DEFAULT_MAX_ATTEMPTS   20
+#define DIBS_DEFAULT_MAX_CRASHES    3
+#define DIBS_DEFAULT_BACKOFF        5000 /* ms */
 #define DIBS_DEFAULT_BACKOFF_FACTOR 2.0
-#define DIBS_DEFAULT_BACKOFF_CAP 21600000 /* ms: 6 h */
+#define DIBS_DEFAULT_BACKOFF_CAP    21600000 /* ms: 6 h */
 #define DIBS_DEFAULT_BACKOFF_JITTER 0.1
-#define DIBS_DEFAULT_LEASE 60000         /* ms, of a claim by hand */
-#define DIBS_DEFAULT_BUSY_TIMEOUT 30000  /* ms */
+#define DIBS_DEFAULT_LEASE          60000 /* ms, of a claim by hand */
+#define DIBS_DEFAULT_BUSY_TIMEOUT   30000 /* ms */
 
 /* The version of the library in use, "0.1.0" and 100: for a program that was
 ** compiled against one version and runs with another. Never fail. */
@@ -176,13 +176,13 @@ enum dibs_synchronous {
 };
 
 typedef struct dibs_open_options {
-  size_t size;              /* sizeof(dibs_open_options) */
-  int create;               /* enum dibs_create */
-  int synchronous;          /* enum dibs_synchronous */
-  int keep_journal_mode;    /* nonzero: do not switch the file to WAL */
-  int reserved;             /* 0 */
-  int64_t busy_timeout;     /* ms to wait for another writer; DIBS_UNSET: 30 s */
-  int64_t max_payload;      /* bytes; DIBS_UNSET: DIBS_PAYLOAD_MAX */
+  size_t size;           /* sizeof(dibs_open_options) */
+  int create;            /* enum dibs_create */
+  int synchronous;       /* enum dibs_synchronous */
+  int keep_journal_mode; /* nonzero: do not switch the file to WAL */
+  int reserved;          /* 0 */
+  int64_t busy_timeout;  /* ms to wait for another writer; DIBS_UNSET: 30 s */
+  int64_t max_payload;   /* bytes; DIBS_UNSET: DIBS_PAYLOAD_MAX */
   int64_t (*clock)(void *); /* ms since 1970; NULL: the system's clock.
                             ** Called with clock_context, by whatever thread
                             ** makes a call on the handle. */
@@ -190,7 +190,7 @@ typedef struct dibs_open_options {
 } dibs_open_options;
 
 #define DIBS_OPEN_OPTIONS_INIT                                                 \
-  {sizeof(dibs_open_options), 0, 0, 0, 0, DIBS_UNSET, DIBS_UNSET, NULL, NULL}
+  { sizeof(dibs_open_options), 0, 0, 0, 0, DIBS_UNSET, DIBS_UNSET, NULL, NULL }
 
 /*
 ** Open the database at `path`, making file and tables unless `options` says
@@ -260,9 +260,9 @@ DIBS_API void dibs_interrupt(dibs_db *db);
 /* ------------------------------------------------------------------------ */
 
 enum dibs_payload_kind {
-  DIBS_PAYLOAD_NONE = 0,  /* absent */
-  DIBS_PAYLOAD_JSON = 1,  /* JSON text (RFC 8259), kept exactly as given */
-  DIBS_PAYLOAD_BYTES = 2  /* any bytes, empty and NUL included */
+  DIBS_PAYLOAD_NONE = 0, /* absent */
+  DIBS_PAYLOAD_JSON = 1, /* JSON text (RFC 8259), kept exactly as given */
+  DIBS_PAYLOAD_BYTES = 2 /* any bytes, empty and NUL included */
 };
 
 typedef struct dibs_payload {
@@ -341,36 +341,36 @@ enum dibs_on_conflict {
   DIBS_CONFLICT_REJECT = 3    /* DIBS_EXISTS */
 };
 
-#define DIBS_UNIQUE_UNTIL_START (-1)  /* values of unique_for */
+#define DIBS_UNIQUE_UNTIL_START  (-1) /* values of unique_for */
 #define DIBS_UNIQUE_UNTIL_FINISH (-2)
 
 /* What may be said of a job besides its queue and payload. */
 typedef struct dibs_job_options {
-  size_t size;            /* sizeof(dibs_job_options) */
-  const char *name;       /* which handler; NULL: none */
-  const char *headers;    /* a flat JSON object of strings; NULL: none */
-  int64_t priority;       /* 32-bit; higher first; default 0 */
-  int64_t delay;          /* ms from now; not with `at` */
-  int64_t at;             /* ms since 1970; not with `delay` */
-  int64_t expires;        /* ms from now: not started after that */
-  int64_t max_attempts;   /* 0: unlimited; default 20 */
-  int64_t max_crashes;    /* 0: unlimited; default 3 */
-  int64_t backoff;        /* ms before the second attempt; default 5 s */
-  double backoff_factor;  /* >= 1; NaN: unset; default 2 */
-  int64_t backoff_cap;    /* ms; default 6 h */
-  double backoff_jitter;  /* 0 to 1; NaN: unset; default 0.1. A random part
+  size_t size;           /* sizeof(dibs_job_options) */
+  const char *name;      /* which handler; NULL: none */
+  const char *headers;   /* a flat JSON object of strings; NULL: none */
+  int64_t priority;      /* 32-bit; higher first; default 0 */
+  int64_t delay;         /* ms from now; not with `at` */
+  int64_t at;            /* ms since 1970; not with `delay` */
+  int64_t expires;       /* ms from now: not started after that */
+  int64_t max_attempts;  /* 0: unlimited; default 20 */
+  int64_t max_crashes;   /* 0: unlimited; default 3 */
+  int64_t backoff;       /* ms before the second attempt; default 5 s */
+  double backoff_factor; /* >= 1; NaN: unset; default 2 */
+  int64_t backoff_cap;   /* ms; default 6 h */
+  double backoff_jitter; /* 0 to 1; NaN: unset; default 0.1. A random part
                           ** of the delay, up to this, is added */
-  int64_t lease;          /* ms; default: that of the claim */
-  int64_t timeout;        /* ms a worker lets it run; default: none */
-  int64_t keep;           /* ms kept once done; DIBS_FOREVER; default 0 */
-  const char *key;        /* strict order within queue and key; NULL: none */
-  const char *limit_key;  /* what per-key limits count by; NULL: none */
-  const char *unique;     /* unique key; NULL: none */
-  int64_t unique_for;     /* DIBS_UNIQUE_UNTIL_*, or ms from the enqueue, in
+  int64_t lease;         /* ms; default: that of the claim */
+  int64_t timeout;       /* ms a worker lets it run; default: none */
+  int64_t keep;          /* ms kept once done; DIBS_FOREVER; default 0 */
+  const char *key;       /* strict order within queue and key; NULL: none */
+  const char *limit_key; /* what per-key limits count by; NULL: none */
+  const char *unique;    /* unique key; NULL: none */
+  int64_t unique_for;    /* DIBS_UNIQUE_UNTIL_*, or ms from the enqueue, in
                           ** any case until it is finished; default finish */
-  int unique_scope;       /* enum dibs_unique_scope */
-  int on_conflict;        /* enum dibs_on_conflict */
-  int64_t stage;          /* ms within which dibs_commit() must come; default:
+  int unique_scope;      /* enum dibs_unique_scope */
+  int on_conflict;       /* enum dibs_on_conflict */
+  int64_t stage;         /* ms within which dibs_commit() must come; default:
                           ** not staged */
 } dibs_job_options;
 
@@ -459,15 +459,15 @@ typedef struct dibs_job {
   int64_t id;
   const char *queue;
   const char *name;
-  int state;              /* enum dibs_state */
-  int outcome;            /* enum dibs_outcome of a done job, else 0 */
+  int state;   /* enum dibs_state */
+  int outcome; /* enum dibs_outcome of a done job, else 0 */
   int64_t priority;
   dibs_payload payload;
-  const char *headers;    /* JSON object as given */
+  const char *headers; /* JSON object as given */
   const char *key;
-  int64_t attempt;        /* 1 from the first claim on; 0 before */
-  int64_t max_attempts;   /* 0: unlimited */
-  int64_t crashes;        /* how many attempts ended with their process */
+  int64_t attempt;      /* 1 from the first claim on; 0 before */
+  int64_t max_attempts; /* 0: unlimited */
+  int64_t crashes;      /* how many attempts ended with their process */
   int64_t created_at;
   int64_t due_at;         /* when it could first start, at the earliest */
   int64_t claimed_at;     /* of a running or finished job */
@@ -478,9 +478,9 @@ typedef struct dibs_job {
   const char *last_error; /* text of the newest error entry */
   double progress;        /* 0 to 1; NaN: none */
   const char *progress_text;
-  const char *result;     /* JSON as given to dibs_ack() */
-  int64_t timeout;        /* ms a worker lets it run */
-  int64_t lease;          /* ms, of this claim or wanted by the job */
+  const char *result; /* JSON as given to dibs_ack() */
+  int64_t timeout;    /* ms a worker lets it run */
+  int64_t lease;      /* ms, of this claim or wanted by the job */
   int64_t expires_at;
   const dibs_job_error *errors; /* oldest first; only from dibs_get() */
   size_t error_count;
@@ -517,7 +517,7 @@ typedef struct dibs_claim_options {
 } dibs_claim_options;
 
 #define DIBS_CLAIM_OPTIONS_INIT                                                \
-  {sizeof(dibs_claim_options), DIBS_UNSET, DIBS_UNSET, DIBS_UNSET, NULL, 0, 0}
+  { sizeof(dibs_claim_options), DIBS_UNSET, DIBS_UNSET, DIBS_UNSET, NULL, 0, 0 }
 
 /*
 ** Claim up to n jobs of the queues that match one of `count` patterns (0:
@@ -607,16 +607,16 @@ DIBS_API int dibs_extend(dibs_db *db, const char *receipt, int64_t lease,
 DIBS_API int dibs_get(dibs_db *db, int64_t id, dibs_job_list **job);
 
 typedef struct dibs_list_options {
-  size_t size;       /* sizeof(dibs_list_options) */
-  int state;         /* enum dibs_state; 0: any */
-  int no_payload;    /* nonzero: leave payloads out */
-  const char *name;  /* job name; NULL: any */
-  int64_t after;     /* only ids above; default 0 */
-  int64_t limit;     /* at most so many; default 100 */
+  size_t size;      /* sizeof(dibs_list_options) */
+  int state;        /* enum dibs_state; 0: any */
+  int no_payload;   /* nonzero: leave payloads out */
+  const char *name; /* job name; NULL: any */
+  int64_t after;    /* only ids above; default 0 */
+  int64_t limit;    /* at most so many; default 100 */
 } dibs_list_options;
 
 #define DIBS_LIST_OPTIONS_INIT                                                 \
-  {sizeof(dibs_list_options), 0, 0, NULL, DIBS_UNSET, DIBS_UNSET}
+  { sizeof(dibs_list_options), 0, 0, NULL, DIBS_UNSET, DIBS_UNSET }
 
 /* Jobs by id, of the queues that match (0 patterns: all). DIBS_OK with a count
 ** of 0 when there are none. */
@@ -688,7 +688,7 @@ typedef struct dibs_change_options {
 } dibs_change_options;
 
 #define DIBS_CHANGE_OPTIONS_INIT                                               \
-  {sizeof(dibs_change_options), DIBS_UNSET, DIBS_UNSET, DIBS_UNSET}
+  { sizeof(dibs_change_options), DIBS_UNSET, DIBS_UNSET, DIBS_UNSET }
 
 /* Change a waiting job (ready, scheduled, blocked, staged). DIBS_NOT_FOUND;
 ** DIBS_STATE when it is running, done or dead. */
@@ -730,11 +730,15 @@ DIBS_API int dibs_prune(dibs_db *db, int64_t *removed);
 /* Health                                                                   */
 /* ------------------------------------------------------------------------ */
 
-enum dibs_level { DIBS_LEVEL_OK = 0, DIBS_LEVEL_WARNING = 1, DIBS_LEVEL_ERROR = 2 };
+enum dibs_level {
+  DIBS_LEVEL_OK = 0,
+  DIBS_LEVEL_WARNING = 1,
+  DIBS_LEVEL_ERROR = 2
+};
 
 typedef struct dibs_finding {
-  const char *check;   /* a short name: "wal", "integrity" */
-  int level;           /* enum dibs_level */
+  const char *check; /* a short name: "wal", "integrity" */
+  int level;         /* enum dibs_level */
   int reserved;
   const char *message; /* what was seen */
   const char *advice;  /* what to do; NULL: nothing */
