@@ -6,6 +6,8 @@
 #     cmake -D INPUT=1.sql -D OUTPUT=dibs_schema_1.h -D NAME=dibs_schema_1
 #           -P embed.cmake
 
+cmake_minimum_required(VERSION 3.25)
+
 foreach(argument IN ITEMS INPUT OUTPUT NAME)
   if(NOT DEFINED ${argument})
     message(FATAL_ERROR "embed.cmake: -D ${argument}=... is missing")
