@@ -4,24 +4,32 @@
 # dropped into another project and compiled there as it is.
 #
 #     cmake -D SOURCES=a.c|b.c -D INCLUDE_DIRS=dir|dir -D HEADER=dibs.h
-#           -D VERSION=0.1.0 -D OUTPUT_DIR=dir -P amalgamate.cmake
+#           -D OBJECTS=a.o|b.o -D NM=nm -D VERSION=0.1.0 -D OUTPUT_DIR=dir
+#           -P amalgamate.cmake
 #
 # The sources follow each other in the order given. An #include "file" is
 # replaced by the file the first time that it is met, and dropped after that;
 # an #include <file> stays. The public header is included, not inlined.
+#
+# The internal functions that the sources share are global symbols of the
+# program that compiles this file. So that none clashes with the program's own,
+# each gets a prefix by a macro at the top. Which they are is read from the
+# compiled objects.
 #
 # File contents are only ever searched and cut, never treated as lists: C is
 # full of semicolons.
 
 cmake_minimum_required(VERSION 3.25)
 
-foreach(argument IN ITEMS SOURCES INCLUDE_DIRS HEADER VERSION OUTPUT_DIR)
+foreach(argument IN ITEMS
+    SOURCES INCLUDE_DIRS HEADER OBJECTS NM VERSION OUTPUT_DIR)
   if(NOT DEFINED ${argument})
     message(FATAL_ERROR "amalgamate.cmake: -D ${argument}=... is missing")
   endif()
 endforeach()
 string(REPLACE "|" ";" SOURCES "${SOURCES}")
 string(REPLACE "|" ";" INCLUDE_DIRS "${INCLUDE_DIRS}")
+string(REPLACE "|" ";" OBJECTS "${OBJECTS}")
 cmake_path(GET HEADER FILENAME header_name)
 
 # Where `name`, included by a file in `directory`, stands.
@@ -71,6 +79,22 @@ function(append_include name directory includer)
   file(APPEND "${output}" "\n/************ ${includer}, on ************/\n")
 endfunction()
 
+# The macros that give internal global symbols their prefix.
+function(append_prefixes)
+  execute_process(
+    COMMAND "${NM}" --extern-only --defined-only ${OBJECTS}
+    OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "[A-Z] [A-Za-z0-9_]+" symbols "${symbols}")
+  list(TRANSFORM symbols REPLACE "^. " "")
+  list(FILTER symbols EXCLUDE REGEX "^dibs_|^__")
+  list(REMOVE_DUPLICATES symbols)
+  list(SORT symbols)
+  file(APPEND "${output}" "\n/* What follows is not for other files. */\n")
+  foreach(symbol IN LISTS symbols)
+    file(APPEND "${output}" "#define ${symbol} dibs_internal_${symbol}\n")
+  endforeach()
+endfunction()
+
 file(MAKE_DIRECTORY "${OUTPUT_DIR}")
 set(output "${OUTPUT_DIR}/dibs.c.new")
 file(WRITE "${output}" "/* SPDX-License-Identifier: MIT */
@@ -85,6 +109,7 @@ file(WRITE "${output}" "/* SPDX-License-Identifier: MIT */
 #endif
 #include \"${header_name}\"
 ")
+append_prefixes()
 foreach(source IN LISTS SOURCES)
   append_file("${source}")
 endforeach()
