@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** fuzz_jobs.c: lines as `dibs enqueue --jobs` reads them.
+**
+** Each line of the input goes to dibs_parse_job(). What it takes must be JSON
+** to SQLite too; what it takes is enqueued in one transaction, without those
+** that enqueue refuses. Then the jobs are claimed now and once more after all
+** delays are over: each must hold the payload it was given. In the end the
+** counts must be those of the jobs that are listed, and every job must be
+** readable as JSON.
+*/
+#include <stdlib.h>
+#include <string.h>
+
+#include "fuzz.h"
+
+#define LINES_MAX  32
+#define ROUNDS_MAX 8 /* a job may be retried at once, time and again */
+#define LATER      (INT64_C(40) * 365 * 86400 * 1000)
+
+/* The jobs of one input, in the order of its lines. */
+struct batch {
+  dibs_parsed_job *parsed[LINES_MAX];
+  dibs_enqueued results[LINES_MAX];
+  size_t count;
+};
+
+/* ------------------------------------------------------------------------ */
+/* Lines                                                                    */
+/* ------------------------------------------------------------------------ */
+
+/* Parse one line; NULL when it is refused. */
+static dibs_parsed_job *parse_line(dibs_db *db, const uint8_t *line,
+                                   size_t size) {
+  dibs_parsed_job *parsed = NULL;
+  char *text = fuzz_text(line, size);
+  int status = EXPECT(db, STATUS(OK) | STATUS(INVALID) | STATUS(TOO_BIG),
+                      dibs_parse_job(db, text, size, &parsed));
+  REQUIRE((status == DIBS_OK) == (parsed != NULL));
+  if (parsed) REQUIRE(fuzz_is_deep(text, size) || fuzz_is_json(text, size));
+  free(text);
+  return parsed;
+}
+
+static void parse_lines(dibs_db *db, const uint8_t *data, size_t size,
+                        struct batch *batch) {
+  while (size && batch->count < LINES_MAX) {
+    const uint8_t *end = memchr(data, '\n', size);
+    size_t length = end ? (size_t)(end - data) : size;
+    size_t used = end ? length + 1 : length;
+    dibs_parsed_job *parsed = parse_line(db, data, length);
+    if (parsed) batch->parsed[batch->count++] = parsed;
+    data += used;
+    size -= used;
+  }
+}
+
+static void drop_line(struct batch *batch, size_t index) {
+  size_t rest = batch->count - index - 1;
+  dibs_parsed_job_free(batch->parsed[index]);
+  memmove(&batch->parsed[index], &batch->parsed[index + 1],
+          rest * sizeof batch->parsed[0]);
+  batch->count--;
+}
+
+static void free_lines(struct batch *batch) {
+  while (batch->count) drop_line(batch, batch->count - 1);
+}
+
+/* ------------------------------------------------------------------------ */
+/* Enqueue                                                                  */
+/* ------------------------------------------------------------------------ */
+
+static int enqueue_once(dibs_db *db, struct batch *batch) {
+  dibs_new_job jobs[LINES_MAX];
+  size_t i;
+  for (i = 0; i < batch->count; i++) jobs[i] = batch->parsed[i]->job;
+  memset(batch->results, 0, sizeof batch->results);
+  return EXPECT(db,
+                STATUS(OK) | STATUS(INVALID) | STATUS(TOO_BIG) | STATUS(EXISTS),
+                dibs_enqueue_many(db, jobs, batch->count, batch->results));
+}
+
+/* New jobs have ids of their own, in the order of the batch. */
+static void check_ids(const struct batch *batch) {
+  int64_t last = 0;
+  size_t i;
+  for (i = 0; i < batch->count; i++) {
+    const dibs_enqueued *result = &batch->results[i];
+    REQUIRE(result->id > 0 && result->id <= DIBS_ID_MAX);
+    if (result->existing) continue;
+    REQUIRE(result->id > last);
+    last = result->id;
+  }
+}
+
+/* Enqueue what can be, dropping what is refused: all or none each time. */
+static void enqueue_batch(dibs_db *db, struct batch *batch) {
+  while (batch->count && enqueue_once(db, batch) != DIBS_OK) {
+    int64_t index = dibs_error_index(db);
+    dibs_job_list *jobs = NULL;
+    REQUIRE(index >= 0 && (size_t)index < batch->count);
+    EXPECT(db, STATUS(OK), dibs_list(db, NULL, 0, NULL, &jobs));
+    REQUIRE(jobs->count == 0);
+    dibs_job_list_free(jobs);
+    drop_line(batch, (size_t)index);
+  }
+  check_ids(batch);
+}
+
+/* ------------------------------------------------------------------------ */
+/* Claim and settle                                                         */
+/* ------------------------------------------------------------------------ */
+
+static int same_payload(const dibs_payload *a, const dibs_payload *b) {
+  if (a->kind != b->kind) return 0;
+  if (a->kind == DIBS_PAYLOAD_NONE) return 1;
+  return a->size == b->size &&
+         (!a->size || memcmp(a->data, b->data, a->size) == 0);
+}
+
+/* The payload that was given last to the job of that id. */
+static const dibs_payload *given_payload(const struct batch *batch,
+                                         int64_t id) {
+  const dibs_payload *payload = NULL;
+  size_t i;
+  for (i = 0; i < batch->count; i++) {
+    const dibs_new_job *job = &batch->parsed[i]->job;
+    const dibs_enqueued *result = &batch->results[i];
+    int replaces =
+        job->options && job->options->on_conflict == DIBS_CONFLICT_REPLACE;
+    if (result->id != id) continue;
+    if (!result->existing || replaces) payload = &job->payload;
+  }
+  return payload;
+}
+
+static void settle_job(dibs_db *db, const dibs_job *job) {
+  const char *receipt = job->receipt;
+  uint32_t ok = STATUS(OK);
+  switch (job->id % 5) {
+  case 0: EXPECT(db, ok, dibs_ack(db, receipt, "{\"ok\":true}")); break;
+  case 1:
+    EXPECT(db, ok, dibs_retry(db, receipt, DIBS_UNSET, "no", NULL));
+    break;
+  case 2: EXPECT(db, ok, dibs_fail(db, receipt, NULL)); break;
+  case 3: EXPECT(db, ok, dibs_discard(db, receipt, "no")); break;
+  default: break; /* stays with its holder */
+  }
+}
+
+static void claim_jobs(dibs_db *db, const struct batch *batch) {
+  const char *all[] = {DIBS_ALL};
+  int round;
+  for (round = 0; round < ROUNDS_MAX; round++) {
+    dibs_claim_options options = DIBS_CLAIM_OPTIONS_INIT;
+    dibs_job_list *jobs = NULL;
+    size_t i;
+    options.n = LINES_MAX;
+    if (EXPECT(db, STATUS(OK) | STATUS(EMPTY),
+               dibs_claim(db, all, 1, &options, &jobs)) == DIBS_EMPTY) {
+      break;
+    }
+    fuzz_check_jobs(jobs);
+    for (i = 0; i < jobs->count; i++) {
+      const dibs_payload *given = given_payload(batch, jobs->jobs[i].id);
+      REQUIRE(given && same_payload(given, &jobs->jobs[i].payload));
+      settle_job(db, &jobs->jobs[i]);
+    }
+    dibs_job_list_free(jobs);
+  }
+}
+
+/* ------------------------------------------------------------------------ */
+/* What is left                                                             */
+/* ------------------------------------------------------------------------ */
+
+static int64_t counted_jobs(dibs_db *db) {
+  dibs_stats_list *stats = NULL;
+  int64_t count = 0;
+  size_t i;
+  EXPECT(db, STATUS(OK), dibs_stats(db, NULL, 0, &stats));
+  for (i = 0; i < stats->count; i++) {
+    const dibs_queue_stats *queue = &stats->queues[i];
+    count += queue->ready + queue->scheduled + queue->blocked + queue->staged +
+             queue->running + queue->done + queue->dead;
+  }
+  dibs_stats_list_free(stats);
+  return count;
+}
+
+static void check_left(dibs_db *db) {
+  dibs_list_options options = DIBS_LIST_OPTIONS_INIT;
+  dibs_job_list *jobs = NULL, *job = NULL;
+  size_t i;
+  options.limit = LINES_MAX + 1;
+  EXPECT(db, STATUS(OK), dibs_list(db, NULL, 0, &options, &jobs));
+  REQUIRE((int64_t)jobs->count == counted_jobs(db));
+  for (i = 0; i < jobs->count; i++) {
+    EXPECT(db, STATUS(OK), dibs_get(db, jobs->jobs[i].id, &job));
+    fuzz_check_jobs(job);
+    dibs_job_list_free(job);
+  }
+  fuzz_check_jobs(jobs);
+  dibs_job_list_free(jobs);
+}
+
+static dibs_db *parser; /* parses, and never holds a job */
+
+int LLVMFuzzerInitialize(int *count, char ***arguments) {
+  (void)count;
+  (void)arguments;
+  parser = fuzz_open_memory();
+  return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  struct batch batch = {.count = 0};
+  parse_lines(parser, data, size, &batch);
+  if (batch.count) {
+    dibs_db *db = fuzz_open_memory();
+    enqueue_batch(db, &batch);
+    claim_jobs(db, &batch);
+    check_left(db);
+    fuzz_now += LATER;
+    claim_jobs(db, &batch);
+    check_left(db);
+    REQUIRE(dibs_close(db) == DIBS_OK);
+  }
+  free_lines(&batch);
+  return 0;
+}
