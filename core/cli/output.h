@@ -40,7 +40,8 @@ int output_json(void);
 */
 int output_finish(void);
 
-/* Nonzero when what was written to stdout did not reach its reader; flushes. */
+/* Flush stdout. Returns the errno of the first write to it that failed: EPIPE
+** when its reader went away; 0 when all arrived. */
 int output_lost(void);
 
 /* ------------------------------------------------------------------------ */
