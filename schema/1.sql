@@ -114,11 +114,13 @@ CREATE TABLE dibs_blocked(
   errors INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- Reserved, until committed, aborted or out of time.
+-- Reserved, until committed, aborted or out of time. What ran out of time is
+-- remembered for a day, without its job, so that a late commit can be told.
 CREATE TABLE dibs_staged(
   id INTEGER PRIMARY KEY,
   queue_id INTEGER NOT NULL,
-  until INTEGER NOT NULL,
+  until INTEGER NOT NULL,  -- when that time, or that day, is over
+  late INTEGER NOT NULL DEFAULT 0, -- 1: out of time, there is no job
   due_at INTEGER
 ) STRICT;
 CREATE INDEX dibs_staged_until ON dibs_staged(until);
@@ -189,15 +191,17 @@ CREATE TABLE dibs_error(
   PRIMARY KEY (job_id, number)
 ) STRICT, WITHOUT ROWID;
 
--- Lanes: every unfinished job that has a key, in order. One of a lane's
--- members is placed by its own time and state, the others are in dibs_blocked
--- or dibs_staged.
+-- Lanes: every unfinished job that has a key, in order. One member, the head,
+-- is placed by its own time and state; the others are in dibs_blocked or
+-- dibs_staged. A lane with members has exactly one head.
 CREATE TABLE dibs_lane(
   queue_id INTEGER NOT NULL,
   key TEXT NOT NULL,
   id INTEGER NOT NULL,
+  head INTEGER NOT NULL,
   PRIMARY KEY (queue_id, key, id)
 ) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX dibs_lane_head ON dibs_lane(queue_id, key) WHERE head;
 
 -- Unique keys in use.
 CREATE TABLE dibs_unique(
@@ -303,7 +307,7 @@ LEFT JOIN (SELECT queue_id, count(*) AS n FROM dibs_scheduled
            GROUP BY queue_id) s ON s.queue_id = q.id
 LEFT JOIN (SELECT queue_id, count(*) AS n FROM dibs_blocked
            GROUP BY queue_id) b ON b.queue_id = q.id
-LEFT JOIN (SELECT queue_id, count(*) AS n FROM dibs_staged
+LEFT JOIN (SELECT queue_id, count(*) AS n FROM dibs_staged WHERE NOT late
            GROUP BY queue_id) t ON t.queue_id = q.id
 LEFT JOIN (SELECT queue_id, count(*) AS n FROM dibs_leased
            GROUP BY queue_id) l ON l.queue_id = q.id
@@ -396,8 +400,10 @@ BEGIN
   WHERE j.id = (SELECT max(id) FROM dibs_job) AND j.key IS NOT NULL
     AND EXISTS (SELECT 1 FROM dibs_lane l
                 WHERE l.queue_id = j.queue_id AND l.key = j.key);
-  INSERT INTO dibs_lane(queue_id, key, id)
-  SELECT j.queue_id, j.key, j.id FROM dibs_job j
+  INSERT INTO dibs_lane(queue_id, key, id, head)
+  SELECT j.queue_id, j.key, j.id,
+    NOT EXISTS (SELECT 1 FROM dibs_blocked b WHERE b.id = j.id)
+  FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job) AND j.key IS NOT NULL;
   INSERT INTO dibs_scheduled(id, queue_id, due_at)
   SELECT j.id, j.queue_id, coalesce(new.due_at, j.created_at + new.delay_ms)

@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** claim.c: taking jobs, and looking at what would be taken.
+**
+** A claim looks before it writes: an idle worker never takes the write lock.
+** (A handle whose last claim found something goes straight to writing, because
+** it will most likely find more.) Then, in one transaction, it does its part of
+** the tidying and takes the first rows of dibs_ready.
+**
+** A claim over several queues goes round: each job comes from the next queue by
+** name that has one, from where the last claim over the same patterns left
+** off, whichever process made it. A queue is skipped by a step in the index of
+** claimable queues, so neither the empty ones nor those held back cost
+** anything.
+*/
+#include "internal.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define LOOK_INTERVAL 50 /* ms between the looks of a waiting claim */
+
+/* A claim under way. */
+struct claim {
+  struct patterns patterns;
+  int64_t n;
+  int64_t lease; /* DIBS_UNSET: the job's */
+  const char *worker;
+  bool in_order;
+  struct job_list *list;
+};
+
+static const char *const default_queues[] = {DIBS_DEFAULT_QUEUE};
+
+static struct patterns
+patterns_or_default(dibs_db *db, const char *const *queues, size_t count) {
+  if (!count) return (struct patterns){default_queues, 1};
+  return pattern_check(db, queues, count);
+}
+
+static bool claim_is_full(const struct claim *claim) {
+  return (int64_t)claim->list->list.count >= claim->n;
+}
+
+/* Whether one exact queue is meant, which needs no turns. */
+static bool patterns_are_one(struct patterns patterns) {
+  return patterns.count == 1 && pattern_is_name(patterns.items[0]);
+}
+
+/* ------------------------------------------------------------------- lanes */
+
+/* The first claimable queue of a pattern whose name is above `after`. */
+static bool pattern_next(dibs_db *db, const char *pattern, const char *after,
+                         char name[KEY_SIZE]) {
+  char low[PATTERN_SIZE], high[PATTERN_SIZE];
+  sqlite3_stmt *row;
+  if (pattern_is_name(pattern)) {
+    if (strcmp(pattern, after) <= 0) return false;
+    row = sql_first(db, SQL_CLAIMABLE, SQL_ARGS(sql_text(pattern)));
+  } else {
+    pattern_range(pattern, low, high);
+    const char *from = strcmp(after, low) > 0 ? after : low;
+    row = sql_first(db, SQL_CLAIMABLE_NEXT,
+                    SQL_ARGS(sql_text(from), sql_text(high)));
+  }
+  if (!row) return false;
+  const char *found = sql_column_text(db, row, 0);
+  bool fits = found && strlen(found) < KEY_SIZE;
+  if (fits) strcpy(name, found);
+  sql_reset(db, row);
+  return fits;
+}
+
+/* The same over all patterns: the lowest of their names. */
+static bool queue_next(dibs_db *db, struct patterns patterns, const char *after,
+                       char name[KEY_SIZE]) {
+  char found[KEY_SIZE];
+  bool any = false;
+  for (size_t i = 0; i < patterns.count; i++) {
+    if (!pattern_next(db, patterns.items[i], after, found)) continue;
+    if (!any || strcmp(found, name) < 0) strcpy(name, found);
+    any = true;
+  }
+  return any && !db->status;
+}
+
+/* ------------------------------------------------------------------ taking */
+
+/* A ready row. */
+struct ready {
+  int64_t id;
+  int64_t priority;
+  struct history history;
+};
+
+static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
+  ready->id = sql_column_int(db, row, 0);
+  ready->priority = sql_column_int(db, row, 1);
+  ready->history.due_at = sql_column_int(db, row, 2);
+  ready->history.attempt = sql_column_int(db, row, 3);
+  ready->history.crashes = sql_column_int(db, row, 4);
+  ready->history.lapses = sql_column_int(db, row, 5);
+  ready->history.errors = sql_column_int(db, row, 6);
+}
+
+/* Add the job to the list, from its row. False when it is to be left: it is
+** not there, or the list has as many bytes of payload as it may. */
+static dibs_job *job_take(dibs_db *db, struct claim *claim, int64_t id,
+                          int64_t *unique_for, int64_t *expires_at) {
+  struct job_list *list = claim->list;
+  sqlite3_stmt *row = sql_first(db, SQL_JOB_CLAIM, SQL_ARGS(sql_int(id)));
+  if (!row) return NULL;
+  dibs_payload payload = sql_column_payload(db, row, 0);
+  bool over = list->list.count &&
+              list->payload + payload.size > (size_t)db->max_payload;
+  dibs_job *job = over ? NULL : job_list_add(db, list);
+  if (job) {
+    job->id = id;
+    job->payload = job_list_payload(db, list, payload);
+    job->name = job_list_copy(db, list, sql_column_text(db, row, 1));
+    job->headers = job_list_copy(db, list, sql_column_text(db, row, 2));
+    job->key = job_list_copy(db, list, sql_column_text(db, row, 3));
+    job->created_at = sql_column_int(db, row, 4);
+    job->max_attempts = sql_column_int(db, row, 5);
+    job->lease = sql_column_int(db, row, 6);
+    job->timeout = sql_column_int(db, row, 7);
+    job->expires_at = *expires_at = sql_column_int(db, row, 8);
+    job->priority = sql_column_int(db, row, 9);
+    *unique_for = sql_column_int(db, row, 10);
+  }
+  sql_reset(db, row);
+  return job;
+}
+
+static int64_t lease_choose(const struct claim *claim, const dibs_job *job) {
+  if (claim->lease != DIBS_UNSET) return claim->lease;
+  return job->lease == DIBS_UNSET ? DIBS_DEFAULT_LEASE : job->lease;
+}
+
+/* Fill in what the claim itself decides, and write the lease. */
+static void lease_make(dibs_db *db, struct claim *claim,
+                       const struct queue *queue, const struct ready *ready,
+                       dibs_job *job) {
+  struct text receipt = {NULL};
+  int64_t token = (int64_t)random_next(db);
+  const struct history *history = &ready->history;
+  if (job->max_attempts == DIBS_UNSET)
+    job->max_attempts = DIBS_DEFAULT_MAX_ATTEMPTS;
+  job->state = DIBS_RUNNING;
+  job->queue = job_list_copy(db, claim->list, queue->name);
+  job->attempt = history->attempt + 1;
+  job->crashes = history->crashes;
+  job->due_at =
+      history->due_at == DIBS_UNSET ? job->created_at : history->due_at;
+  job->claimed_at = db->now;
+  job->lease = lease_choose(claim, job);
+  job->lease_until = time_add(db->now, job->lease);
+  job->worker = job_list_copy(db, claim->list, claim->worker);
+  text_format(&receipt, "%lld:%016llx", (long long)job->id,
+              (unsigned long long)token);
+  if (receipt.failed) handle_nomem(db);
+  job->receipt = job_list_copy(db, claim->list, receipt.data);
+  text_free(&receipt);
+  sql_run(db, SQL_LEASED_ADD,
+          SQL_ARGS(sql_int(job->id), sql_int(queue->id), sql_int(token),
+                   sql_int(job->lease_until), sql_int(db->now),
+                   sql_int(job->lease), sql_int(history->due_at),
+                   sql_int(job->attempt), sql_int(history->crashes),
+                   sql_int(history->lapses), sql_int(history->errors),
+                   sql_text(claim->worker)));
+}
+
+/* What the common case has nothing to do with: a unique key that is held only
+** until the start; a last error. */
+static void extras_take(dibs_db *db, struct claim *claim, int64_t unique_for,
+                        int64_t errors, dibs_job *taken) {
+  struct job job;
+  if (unique_for == DIBS_UNIQUE_UNTIL_START && job_read(db, taken->id, &job))
+    unique_start(db, &job);
+  if (!errors) return;
+  sqlite3_stmt *row =
+      sql_first(db, SQL_ERROR_LAST, SQL_ARGS(sql_int(taken->id)));
+  if (!row) return;
+  taken->last_error =
+      job_list_copy(db, claim->list, sql_column_text(db, row, 0));
+  sql_reset(db, row);
+}
+
+/* An expired job that nobody has tidied away yet. */
+static void expired_drop(dibs_db *db, const struct ready *ready) {
+  struct job job;
+  struct placement placement = {.state = DIBS_READY,
+                                .history = ready->history,
+                                .claimed_at = DIBS_UNSET,
+                                .progress = (double)NAN};
+  if (job_read(db, ready->id, &job)) job_expire(db, &job, &placement);
+}
+
+/* Take one ready row. False when the claim must end here. */
+static bool ready_take(dibs_db *db, struct claim *claim,
+                       const struct queue *queue, const struct ready *ready) {
+  int64_t unique_for = DIBS_UNSET, expires_at = DIBS_UNSET;
+  dibs_job *job = job_take(db, claim, ready->id, &unique_for, &expires_at);
+  if (!job && claim->list->list.count) return false;
+  sql_run(db, SQL_READY_REMOVE,
+          SQL_ARGS(sql_int(queue->id), sql_int(ready->priority),
+                   sql_int(ready->id)));
+  if (!job) return !db->status; /* a row without its job */
+  if (expires_at != DIBS_UNSET && expires_at <= db->now) {
+    claim->list->list.count--;
+    claim->list->payload -= job->payload.size;
+    expired_drop(db, ready);
+    return !db->status;
+  }
+  lease_make(db, claim, queue, ready, job);
+  if (unique_for == DIBS_UNIQUE_UNTIL_START || ready->history.errors)
+    extras_take(db, claim, unique_for, ready->history.errors, job);
+  return !db->status;
+}
+
+#define READY_AT_ONCE 64
+
+/* Take from a queue until `claim` has `n` jobs or there are none left. Gives
+** how many rows there were. */
+static int64_t queue_take(dibs_db *db, struct claim *claim,
+                          const struct queue *queue, int64_t n) {
+  struct ready rows[READY_AT_ONCE];
+  int64_t seen = 0;
+  while ((int64_t)claim->list->list.count < n && !db->status) {
+    int64_t count = 0, limit = n - (int64_t)claim->list->list.count;
+    if (limit > READY_AT_ONCE) limit = READY_AT_ONCE;
+    sqlite3_stmt *row = sql_first(db, SQL_READY_FIRST,
+                                  SQL_ARGS(sql_int(queue->id), sql_int(limit)));
+    if (!row) break;
+    do ready_read(db, row, &rows[count++]);
+    while (count < limit && sql_next(db, row));
+    sql_reset(db, row);
+    seen += count;
+    for (int64_t i = 0; i < count; i++)
+      if (!ready_take(db, claim, queue, &rows[i])) return seen;
+  }
+  return seen;
+}
+
+/* ------------------------------------------------------------------- turns */
+
+/* One round of turns: one job from each queue above `after`. Leaves the name of
+** the queue that was served last in `after`. Gives how many jobs were taken. */
+static int64_t round_take(dibs_db *db, struct claim *claim,
+                          char after[KEY_SIZE], char last[KEY_SIZE]) {
+  struct queue queue;
+  char name[KEY_SIZE];
+  int64_t before = (int64_t)claim->list->list.count;
+  while (!claim_is_full(claim) &&
+         queue_next(db, claim->patterns, after, name)) {
+    int64_t count = (int64_t)claim->list->list.count;
+    strcpy(after, name);
+    queue_find(db, name, &queue);
+    if (!queue_take(db, claim, &queue, count + 1))
+      sql_run(db, SQL_QUEUE_EMPTY, SQL_ARGS(sql_int(queue.id)));
+    if ((int64_t)claim->list->list.count > count) strcpy(last, name);
+  }
+  return (int64_t)claim->list->list.count - before;
+}
+
+static void cursor_name(struct patterns patterns, struct text *name) {
+  for (size_t i = 0; i < patterns.count; i++) {
+    if (i) text_string(name, "\n");
+    text_string(name, patterns.items[i]);
+  }
+}
+
+static void cursor_load(dibs_db *db, const struct text *name,
+                        char after[KEY_SIZE]) {
+  after[0] = 0;
+  sqlite3_stmt *row =
+      sql_first(db, SQL_CURSOR, SQL_ARGS(sql_sized(name->data, name->size)));
+  if (!row) return;
+  const char *queue = sql_column_text(db, row, 0);
+  if (queue && strlen(queue) < KEY_SIZE) strcpy(after, queue);
+  sql_reset(db, row);
+}
+
+/* Rounds, until the claim is full or a whole round found nothing. */
+static void turns_take(dibs_db *db, struct claim *claim) {
+  char after[KEY_SIZE], last[KEY_SIZE];
+  struct text name = {NULL};
+  cursor_name(claim->patterns, &name);
+  if (name.failed) handle_nomem(db);
+  cursor_load(db, &name, after);
+  strcpy(last, after);
+  bool wrapped = !*after;
+  while (!claim_is_full(claim) && !db->status) {
+    if (!round_take(db, claim, after, last) && wrapped) break;
+    wrapped = true;
+    after[0] = 0;
+  }
+  if (claim->list->list.count)
+    sql_run(db, SQL_CURSOR_SET,
+            SQL_ARGS(sql_sized(name.data, name.size), sql_text(last),
+                     sql_int(db->now)));
+  text_free(&name);
+}
+
+/* The queues in the order given; those of a pattern by name. */
+static void order_take(dibs_db *db, struct claim *claim) {
+  struct queue queue;
+  char name[KEY_SIZE], after[KEY_SIZE];
+  for (size_t i = 0; i < claim->patterns.count; i++) {
+    after[0] = 0;
+    while (!claim_is_full(claim) && !db->status &&
+           pattern_next(db, claim->patterns.items[i], after, name)) {
+      strcpy(after, name);
+      queue_find(db, name, &queue);
+      if (!queue_take(db, claim, &queue, claim->n))
+        sql_run(db, SQL_QUEUE_EMPTY, SQL_ARGS(sql_int(queue.id)));
+    }
+  }
+}
+
+static void one_take(dibs_db *db, struct claim *claim) {
+  struct queue queue;
+  queue_find(db, claim->patterns.items[0], &queue);
+  if (queue.id && !queue.paused) queue_take(db, claim, &queue, claim->n);
+}
+
+static void claim_take(dibs_db *db, struct claim *claim) {
+  if (patterns_are_one(claim->patterns))
+    one_take(db, claim);
+  else if (claim->in_order)
+    order_take(db, claim);
+  else
+    turns_take(db, claim);
+}
+
+/* ----------------------------------------------------------------- looking */
+
+/* Whether a queue has a ready row, without the write lock. */
+static bool queue_look(dibs_db *db, const char *name) {
+  return sql_get(db, SQL_HAS_READY, SQL_ARGS(sql_text(name)), 0) != 0;
+}
+
+/* Whether there is anything for a claim to do. */
+static bool claim_look(dibs_db *db, struct patterns patterns) {
+  char after[KEY_SIZE] = "", name[KEY_SIZE];
+  if (tidy_due(db)) return true;
+  if (patterns_are_one(patterns)) return queue_look(db, patterns.items[0]);
+  while (queue_next(db, patterns, after, name)) {
+    if (queue_look(db, name)) return true;
+    strcpy(after, name);
+  }
+  return false;
+}
+
+/* ---------------------------------------------------------------- claiming */
+
+static void claim_once(dibs_db *db, struct claim *claim) {
+  db->now = dibs_now(db);
+  if (!db->eager && !claim_look(db, claim->patterns)) return;
+  if (db->status) return;
+  sql_begin_write(db);
+  tidy(db, claim->patterns);
+  claim_take(db, claim);
+  sql_end(db);
+  db->eager = claim->list->list.count && !db->status;
+}
+
+/* Let others use the handle for a moment. False when the wait must end. */
+static bool claim_wait(dibs_db *db, int64_t deadline) {
+  int64_t left = deadline - time_monotonic();
+  if (atomic_exchange(&db->interrupted, false)) {
+    handle_fail(db, DIBS_INTERRUPTED, "the wait was interrupted");
+    return false;
+  }
+  if (left <= 0) return false;
+  if (left > LOOK_INTERVAL) left = LOOK_INTERVAL;
+  struct timespec pause = {.tv_nsec = left * 1000000};
+  pthread_mutex_unlock(&db->mutex);
+  nanosleep(&pause, NULL);
+  pthread_mutex_lock(&db->mutex);
+  /* Another thread's call may have left an error on the handle. */
+  db->status = DIBS_OK;
+  return true;
+}
+
+static int64_t wait_deadline(int64_t wait) {
+  if (wait == DIBS_UNSET) wait = 0;
+  int64_t now = time_monotonic();
+  return wait > DIBS_FOREVER - now ? DIBS_FOREVER : now + wait;
+}
+
+static void claim_check(dibs_db *db, const dibs_claim_options *options) {
+  if (options->size != sizeof *options)
+    handle_fail(db, DIBS_MISUSE,
+                "claim options were not set up with "
+                "DIBS_CLAIM_OPTIONS_INIT");
+  else if (options->n != DIBS_UNSET &&
+           (options->n < 1 || options->n > DIBS_CLAIM_MAX))
+    handle_fail(db, DIBS_INVALID, "n is %lld: give 1 to %d",
+                (long long)options->n, DIBS_CLAIM_MAX);
+  else if (options->lease != DIBS_UNSET && options->lease <= 0)
+    handle_fail(db, DIBS_INVALID, "lease is %lld ms: give more than 0",
+                (long long)options->lease);
+  else if (options->wait != DIBS_UNSET && options->wait < 0)
+    handle_fail(db, DIBS_INVALID, "wait is negative: give 0 ms or more");
+  else if (options->worker && name_problem(options->worker))
+    handle_fail(db, DIBS_INVALID, "worker '%s' %s", options->worker,
+                name_problem(options->worker));
+}
+
+static void claim_run(dibs_db *db, struct claim *claim, int64_t wait) {
+  int64_t deadline = wait_deadline(wait);
+  do claim_once(db, claim);
+  while (!db->status && !claim->list->list.count && claim_wait(db, deadline));
+  if (!claim->list->list.count)
+    handle_fail(db, DIBS_EMPTY,
+                wait == DIBS_UNSET || !wait
+                    ? "there is nothing to claim"
+                    : "nothing to claim came within the wait");
+}
+
+int dibs_claim(dibs_db *db, const char *const *queues, size_t count,
+               const dibs_claim_options *options, dibs_job_list **jobs) {
+  static const dibs_claim_options defaults = DIBS_CLAIM_OPTIONS_INIT;
+  int status;
+  if (!jobs) return DIBS_MISUSE;
+  *jobs = NULL;
+  if (!handle_enter(db, &status)) return status;
+  if (!options) options = &defaults;
+  claim_check(db, options);
+  struct claim claim = {.patterns = patterns_or_default(db, queues, count)};
+  if (!db->status) claim.list = job_list_new(db);
+  if (!db->status) {
+    claim.n = options->n == DIBS_UNSET ? 1 : options->n;
+    claim.lease = options->lease;
+    claim.worker = options->worker;
+    claim.in_order = options->in_order != 0;
+    claim_run(db, &claim, options->wait);
+  }
+  job_list_give(db, claim.list, jobs);
+  return handle_leave(db);
+}
+
+/* ----------------------------------------------------------------- peeking */
+
+/* Append up to `n` jobs that the queue would give next: its ready ones, and
+** those that have fallen due but have not been moved yet. */
+static void queue_peek(dibs_db *db, struct job_list *list, int64_t queue_id,
+                       int64_t skip, int64_t n) {
+  sqlite3_stmt *row = sql_first(
+      db, SQL_PEEK,
+      SQL_ARGS(sql_int(queue_id), sql_int(db->now), sql_int(n), sql_int(skip)));
+  if (!row) return;
+  do job_list_read(db, list, sql_column_int(db, row, 0), true);
+  while (!db->status && sql_next(db, row));
+  if (db->status) sql_reset(db, row);
+}
+
+/* Rounds of one job from each queue, as turns_take() does it. */
+static void turns_peek(dibs_db *db, struct patterns patterns,
+                       struct job_list *list, int64_t n) {
+  struct text ids = {NULL}, cursor = {NULL};
+  char after[KEY_SIZE];
+  queue_ids(db, patterns, &ids);
+  cursor_name(patterns, &cursor);
+  if (cursor.failed) handle_nomem(db);
+  cursor_load(db, &cursor, after);
+  for (int64_t skip = 0; (int64_t)list->list.count < n; skip++) {
+    size_t before = list->list.count;
+    sqlite3_stmt *row = sql_first(db, SQL_PEEK_QUEUES,
+                                  SQL_ARGS(sql_sized(ids.data, ids.size),
+                                           sql_int(db->now), sql_text(after)));
+    if (!row) break;
+    do queue_peek(db, list, sql_column_int(db, row, 0), skip, 1);
+    while (!db->status && (int64_t)list->list.count < n && sql_next(db, row));
+    sql_reset(db, row);
+    if (list->list.count == before) break;
+  }
+  text_free(&ids);
+  text_free(&cursor);
+}
+
+static void peek_run(dibs_db *db, struct patterns patterns,
+                     struct job_list *list, int64_t n) {
+  struct queue queue;
+  if (!patterns_are_one(patterns)) {
+    turns_peek(db, patterns, list, n);
+    return;
+  }
+  queue_find(db, patterns.items[0], &queue);
+  if (queue.id && !queue.paused) queue_peek(db, list, queue.id, 0, n);
+}
+
+int dibs_peek(dibs_db *db, const char *const *queues, size_t count, int64_t n,
+              dibs_job_list **jobs) {
+  int status;
+  struct job_list *list = NULL;
+  if (!jobs) return DIBS_MISUSE;
+  *jobs = NULL;
+  if (!handle_enter(db, &status)) return status;
+  struct patterns patterns = patterns_or_default(db, queues, count);
+  if (n < 1 || n > DIBS_CLAIM_MAX)
+    handle_fail(db, DIBS_INVALID, "n is %lld: give 1 to %d", (long long)n,
+                DIBS_CLAIM_MAX);
+  if (!db->status) list = job_list_new(db);
+  if (!db->status) {
+    sql_begin_read(db);
+    peek_run(db, patterns, list, n);
+    sql_end(db);
+    if (!list->list.count)
+      handle_fail(db, DIBS_EMPTY, "there is nothing to claim");
+  }
+  job_list_give(db, list, jobs);
+  return handle_leave(db);
+}

@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** enqueue.c: new jobs: checking what is asked for, writing it, and the second
+** phase of staged ones. Options in JSON are read by options.c.
+**
+** Everything is checked before the transaction begins, so that a mistake never
+** takes the write lock. Ids are counted on within the transaction from the
+** highest that is there or was ever deleted.
+*/
+#include "internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const dibs_job_options options_unset = {
+    .size = sizeof(dibs_job_options),
+    .priority = DIBS_UNSET,
+    .delay = DIBS_UNSET,
+    .at = DIBS_UNSET,
+    .expires = DIBS_UNSET,
+    .max_attempts = DIBS_UNSET,
+    .max_crashes = DIBS_UNSET,
+    .backoff = DIBS_UNSET,
+    .backoff_cap = DIBS_UNSET,
+    .lease = DIBS_UNSET,
+    .timeout = DIBS_UNSET,
+    .keep = DIBS_UNSET,
+    .unique_for = DIBS_UNSET,
+    .stage = DIBS_UNSET,
+};
+
+void dibs_job_options_init(dibs_job_options *options) {
+  *options = options_unset;
+  options->backoff_factor = (double)NAN;
+  options->backoff_jitter = (double)NAN;
+}
+
+dibs_payload dibs_none(void) {
+  return (dibs_payload){.kind = DIBS_PAYLOAD_NONE};
+}
+
+dibs_payload dibs_json_sized(const char *json, size_t size) {
+  return (dibs_payload){.kind = DIBS_PAYLOAD_JSON, .data = json, .size = size};
+}
+
+dibs_payload dibs_json(const char *json) {
+  return json ? dibs_json_sized(json, strlen(json)) : dibs_none();
+}
+
+dibs_payload dibs_bytes(const void *data, size_t size) {
+  return (dibs_payload){.kind = DIBS_PAYLOAD_BYTES, .data = data, .size = size};
+}
+
+/* ---------------------------------------------------------------- checking */
+
+static void name_check(dibs_db *db, const char *what, const char *name) {
+  const char *problem = name ? name_problem(name) : NULL;
+  if (problem) handle_fail(db, DIBS_INVALID, "%s '%s' %s", what, name, problem);
+}
+
+static void range_check(dibs_db *db, const char *what, int64_t value,
+                        int64_t least, int64_t most) {
+  if (value == DIBS_UNSET || (value >= least && value <= most)) return;
+  handle_fail(db, DIBS_INVALID, "%s is %lld: give %lld to %lld", what,
+              (long long)value, (long long)least, (long long)most);
+}
+
+/* A duration in ms. DIBS_FOREVER is for those that may be endless. */
+static void duration_check(dibs_db *db, const char *what, int64_t value,
+                           int64_t least) {
+  if (value == DIBS_UNSET || (value >= least && value <= TIME_MAX)) return;
+  handle_fail(db, DIBS_INVALID, "%s is %lld ms: give %s", what,
+              (long long)value, least ? "more than 0" : "0 or more");
+}
+
+static void real_check(dibs_db *db, const char *what, double value,
+                       double least, double most) {
+  if (isnan(value) || (value >= least && value <= most)) return;
+  handle_fail(db, DIBS_INVALID, "%s is %g: give %g to %g", what, value, least,
+              most);
+}
+
+bool json_check(dibs_db *db, const char *data, size_t size) {
+  if (memchr(data, 0, size) || !utf8_valid(data, size)) return false;
+  return sql_get(db, SQL_JSON_VALID, SQL_ARGS(sql_sized(data, size)), 0) != 0;
+}
+
+static void payload_check(dibs_db *db, const dibs_payload *payload) {
+  if (payload->kind == DIBS_PAYLOAD_NONE) return;
+  if (payload->kind != DIBS_PAYLOAD_JSON && payload->kind != DIBS_PAYLOAD_BYTES)
+    handle_fail(db, DIBS_INVALID,
+                "payload kind is %d: give one of enum "
+                "dibs_payload_kind",
+                payload->kind);
+  else if (!payload->data && payload->size)
+    handle_fail(db, DIBS_MISUSE, "payload data is NULL but its size is not 0");
+  else if (payload->size > (size_t)db->max_payload)
+    handle_fail(db, DIBS_TOO_BIG,
+                "payload is %zu bytes, over the limit of "
+                "%lld: store it elsewhere and enqueue where, or raise "
+                "max_payload",
+                payload->size, (long long)db->max_payload);
+  else if (payload->kind == DIBS_PAYLOAD_JSON &&
+           (!payload->data || !json_check(db, payload->data, payload->size)))
+    handle_fail(db, DIBS_INVALID,
+                "payload is not JSON: give JSON text, or "
+                "say that it is bytes");
+}
+
+static void headers_check(dibs_db *db, const char *headers) {
+  struct json_slice key, value;
+  if (!headers) return;
+  size_t size = strlen(headers);
+  if (size > DIBS_HEADERS_MAX) {
+    handle_fail(db, DIBS_TOO_BIG, "headers are %zu bytes, over the limit of %d",
+                size, DIBS_HEADERS_MAX);
+    return;
+  }
+  bool flat = json_kind(headers, size) == '{' && json_check(db, headers, size);
+  struct json_walk walk = {headers, headers + size};
+  while (flat && json_next(&walk, &key, &value)) flat = *value.data == '"';
+  if (!flat)
+    handle_fail(db, DIBS_INVALID,
+                "headers are not a flat JSON object of "
+                "strings, such as {\"trace\":\"1\"}");
+}
+
+static void numbers_check(dibs_db *db, const dibs_job_options *options) {
+  range_check(db, "priority", options->priority, INT32_MIN, INT32_MAX);
+  range_check(db, "max_attempts", options->max_attempts, 0, INT32_MAX);
+  range_check(db, "max_crashes", options->max_crashes, 0, INT32_MAX);
+  range_check(db, "at", options->at, 0, TIME_MAX);
+  duration_check(db, "delay", options->delay, 0);
+  duration_check(db, "expires", options->expires, 1);
+  duration_check(db, "backoff", options->backoff, 0);
+  duration_check(db, "backoff_cap", options->backoff_cap, 0);
+  duration_check(db, "lease", options->lease, 1);
+  duration_check(db, "timeout", options->timeout, 1);
+  duration_check(db, "stage", options->stage, 1);
+  if (options->keep != DIBS_FOREVER)
+    duration_check(db, "keep", options->keep, 0);
+  real_check(db, "backoff_factor", options->backoff_factor, 1, 1000);
+  real_check(db, "backoff_jitter", options->backoff_jitter, 0, 1);
+  if (options->delay != DIBS_UNSET && options->at != DIBS_UNSET)
+    handle_fail(db, DIBS_INVALID, "delay and at are both given: give one");
+}
+
+static void unique_check(dibs_db *db, const dibs_job_options *options) {
+  if (options->unique_for != DIBS_UNIQUE_UNTIL_START &&
+      options->unique_for != DIBS_UNIQUE_UNTIL_FINISH)
+    duration_check(db, "unique_for", options->unique_for, 1);
+  range_check(db, "unique_scope", options->unique_scope, DIBS_UNIQUE_QUEUE,
+              DIBS_UNIQUE_ALL);
+  range_check(db, "on_conflict", options->on_conflict, DIBS_CONFLICT_KEEP,
+              DIBS_CONFLICT_REJECT);
+  if (options->unique) return;
+  if (options->unique_for != DIBS_UNSET || options->unique_scope ||
+      options->on_conflict)
+    handle_fail(db, DIBS_INVALID,
+                "unique_for, unique_scope and on_conflict "
+                "say nothing without unique: give the unique key");
+}
+
+static void options_check(dibs_db *db, const dibs_job_options *options) {
+  if (options->size != sizeof *options) {
+    handle_fail(db, DIBS_MISUSE,
+                "job options were not set up with "
+                "dibs_job_options_init()");
+    return;
+  }
+  name_check(db, "name", options->name);
+  name_check(db, "key", options->key);
+  name_check(db, "limit_key", options->limit_key);
+  name_check(db, "unique", options->unique);
+  numbers_check(db, options);
+  unique_check(db, options);
+  headers_check(db, options->headers);
+}
+
+static void jobs_check(dibs_db *db, const dibs_new_job *jobs, size_t count) {
+  if (count && !jobs)
+    handle_fail(db, DIBS_MISUSE, "jobs is NULL but their count is not 0");
+  for (size_t i = 0; i < count && !db->status; i++) {
+    name_check(db, "queue", jobs[i].queue);
+    payload_check(db, &jobs[i].payload);
+    if (jobs[i].options) options_check(db, jobs[i].options);
+    if (db->status) db->error_index = (int64_t)i;
+  }
+}
+
+/* ----------------------------------------------------------------- writing */
+
+/* The columns that decide, from the options. */
+static void job_start(dibs_db *db, const struct queue *queue,
+                      const dibs_job_options *options, struct job *job) {
+  *job = (struct job){
+      .queue_id = queue->id,
+      .created_at = db->now,
+      .priority = options->priority == DIBS_UNSET ? 0 : options->priority,
+      .expires_at = options->expires == DIBS_UNSET
+                        ? DIBS_UNSET
+                        : time_add(db->now, options->expires),
+      .unique_scope = DIBS_UNSET,
+      .unique_for = DIBS_UNSET,
+  };
+  if (options->key) strcpy(job->key, options->key);
+  if (!options->unique) return;
+  strcpy(job->unique_key, options->unique);
+  job->unique_scope = options->unique_scope == DIBS_UNIQUE_ALL ? 0 : queue->id;
+  job->unique_for = options->unique_for;
+  if (job->unique_for == DIBS_UNSET) job->unique_for = DIBS_UNIQUE_UNTIL_FINISH;
+  if (job->unique_for > 0) job->unique_for = time_add(db->now, job->unique_for);
+}
+
+static void job_insert(dibs_db *db, const struct job *job,
+                       const dibs_job_options *options,
+                       const dibs_payload *payload) {
+  sql_run(
+      db, SQL_JOB_ADD,
+      SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
+               sql_int(job->created_at), sql_int(job->priority),
+               sql_text(options->name), sql_text(options->headers),
+               sql_payload(payload), sql_int(job->expires_at),
+               sql_int(options->max_attempts), sql_int(options->max_crashes),
+               sql_int(options->backoff), sql_real(options->backoff_factor),
+               sql_int(options->backoff_cap), sql_real(options->backoff_jitter),
+               sql_int(options->lease), sql_int(options->timeout),
+               sql_int(options->keep), sql_int(job->unique_scope),
+               sql_int(job->unique_for), sql_text(options->key),
+               sql_text(options->limit_key), sql_text(options->unique)));
+}
+
+/* When it is to start: DIBS_UNSET for at once. */
+static int64_t options_due(const dibs_db *db, const dibs_job_options *options) {
+  if (options->at != DIBS_UNSET) return options->at;
+  if (options->delay == DIBS_UNSET || !options->delay) return DIBS_UNSET;
+  return time_add(db->now, options->delay);
+}
+
+static void job_place(dibs_db *db, const struct job *job,
+                      const dibs_job_options *options) {
+  struct history history = {.due_at = options_due(db, options)};
+  bool head = lane_join(db, job);
+  if (options->stage != DIBS_UNSET)
+    sql_run(db, SQL_STAGED_ADD,
+            SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
+                     sql_int(time_add(db->now, options->stage)),
+                     sql_int(history.due_at)));
+  else if (head)
+    place_waiting(db, job, &history);
+  else
+    place_blocked(db, job, &history);
+}
+
+/* ------------------------------------------------------------ unique keys */
+
+/* Give the waiting job `id` what this new one would have had. */
+static void conflict_replace(dibs_db *db, int64_t id,
+                             const dibs_new_job *new_job) {
+  const dibs_job_options *options = new_job->options;
+  sql_run(db, SQL_JOB_REPLACE,
+          SQL_ARGS(sql_int(id), sql_payload(&new_job->payload),
+                   sql_text(options->headers)));
+}
+
+static void conflict_postpone(dibs_db *db, const struct job *job,
+                              struct placement *placement,
+                              const dibs_job_options *options) {
+  int64_t due_at = options_due(db, options);
+  placement->history.due_at = due_at == DIBS_UNSET ? db->now : due_at;
+  job_move(db, job, placement, job->priority);
+}
+
+/* A unique job is there. Running and finished ones are never changed. */
+static void conflict_meet(dibs_db *db, int64_t id,
+                          const dibs_new_job *new_job) {
+  struct job job;
+  struct placement placement;
+  int policy = new_job->options->on_conflict;
+  if (policy == DIBS_CONFLICT_REJECT) {
+    db->error_id = id;
+    handle_fail(db, DIBS_EXISTS, "job %lld has the unique key '%s' already",
+                (long long)id, new_job->options->unique);
+  }
+  if (policy == DIBS_CONFLICT_KEEP || db->status || !job_read(db, id, &job))
+    return;
+  placement_find(db, &job, &placement);
+  if (placement.state && placement.state < DIBS_RUNNING) {
+    if (policy == DIBS_CONFLICT_REPLACE)
+      conflict_replace(db, id, new_job);
+    else
+      conflict_postpone(db, &job, &placement, new_job->options);
+  }
+  placement_free(&placement);
+}
+
+/* ---------------------------------------------------------------- enqueue */
+
+static int64_t id_next(dibs_db *db) {
+  if (!db->next_id) db->next_id = sql_get(db, SQL_NEXT_ID, SQL_NONE, 0);
+  if (db->next_id > DIBS_ID_MAX)
+    handle_fail(db, DIBS_FULL, "all %lld job ids have been used",
+                (long long)DIBS_ID_MAX);
+  return db->next_id++;
+}
+
+static void enqueue_one(dibs_db *db, const dibs_new_job *new_job,
+                        struct queue *queue, dibs_enqueued *result) {
+  struct job job;
+  const dibs_job_options *options = new_job->options;
+  const char *name = new_job->queue ? new_job->queue : DIBS_DEFAULT_QUEUE;
+  if (!queue->id || strcmp(queue->name, name)) queue_need(db, name, queue);
+  job_start(db, queue, options, &job);
+  int64_t holder = unique_holder(db, &job);
+  if (holder) {
+    conflict_meet(db, holder, new_job);
+    *result = (dibs_enqueued){.id = holder, .existing = 1};
+    return;
+  }
+  job.id = id_next(db);
+  job_insert(db, &job, options, &new_job->payload);
+  unique_acquire(db, &job);
+  if (job.expires_at != DIBS_UNSET)
+    sql_run(db, SQL_EXPIRY_ADD,
+            SQL_ARGS(sql_int(job.expires_at), sql_int(job.id)));
+  job_place(db, &job, options);
+  *result = (dibs_enqueued){.id = job.id};
+}
+
+static void enqueue_all(dibs_db *db, const dibs_new_job *jobs, size_t count,
+                        dibs_enqueued *results) {
+  dibs_job_options none;
+  struct queue queue = {.id = 0};
+  dibs_job_options_init(&none);
+  db->next_id = 0;
+  for (size_t i = 0; i < count && !db->status; i++) {
+    dibs_enqueued result;
+    dibs_new_job job = jobs[i];
+    if (!job.options) job.options = &none;
+    enqueue_one(db, &job, &queue, &result);
+    if (results) results[i] = result;
+    if (db->status) db->error_index = (int64_t)i;
+  }
+}
+
+int dibs_enqueue_many(dibs_db *db, const dibs_new_job *jobs, size_t count,
+                      dibs_enqueued *results) {
+  int status;
+  if (!handle_enter(db, &status)) return status;
+  jobs_check(db, jobs, count);
+  if (!db->status && count) {
+    sql_begin_write(db);
+    enqueue_all(db, jobs, count, results);
+    sql_end(db);
+  }
+  return handle_leave(db);
+}
+
+int dibs_enqueue(dibs_db *db, const char *queue, dibs_payload payload,
+                 const dibs_job_options *options, int64_t *id) {
+  dibs_new_job job = {queue, payload, options};
+  dibs_enqueued result = {.id = 0};
+  int status = dibs_enqueue_many(db, &job, 1, &result);
+  if (!status && id) *id = result.id;
+  return status;
+}
+
+/* ----------------------------------------------------------------- staging */
+
+/* Read a staged job. False when there is none; the handle's error says why. */
+static bool staged_read(dibs_db *db, int64_t id, struct job *job,
+                        struct placement *placement) {
+  *placement = (struct placement){.state = 0};
+  if (job_read(db, id, job)) placement_find(db, job, placement);
+  if (db->status || placement->state == DIBS_STAGED) return !db->status;
+  if (placement->state)
+    handle_fail(db, DIBS_STATE, "job %lld is %s, not staged", (long long)id,
+                dibs_state_name(placement->state));
+  else if (sql_get(db, SQL_STAGED_WAS, SQL_ARGS(sql_int(id)), 0))
+    handle_fail(db, DIBS_LATE,
+                "the time of staged job %lld ran out and it is "
+                "gone: enqueue it again",
+                (long long)id);
+  else
+    handle_fail(db, DIBS_NOT_FOUND, "there is no job %lld", (long long)id);
+  return false;
+}
+
+static void staged_commit(dibs_db *db, const struct job *job,
+                          const struct placement *placement) {
+  if (placement->until <= db->now) {
+    handle_fail(db, DIBS_LATE,
+                "the time of staged job %lld ran out: enqueue "
+                "it again",
+                (long long)job->id);
+    return;
+  }
+  placement_leave(db, job, placement);
+  if (lane_is_head(db, job))
+    place_waiting(db, job, &placement->history);
+  else
+    place_blocked(db, job, &placement->history);
+}
+
+int dibs_commit(dibs_db *db, int64_t id) {
+  int status;
+  struct job job;
+  struct placement placement;
+  if (!handle_enter(db, &status)) return status;
+  sql_begin_write(db);
+  if (staged_read(db, id, &job, &placement))
+    staged_commit(db, &job, &placement);
+  placement_free(&placement);
+  sql_end(db);
+  return handle_leave(db);
+}
+
+int dibs_abort(dibs_db *db, int64_t id) {
+  int status;
+  struct job job;
+  struct placement placement;
+  if (!handle_enter(db, &status)) return status;
+  sql_begin_write(db);
+  if (staged_read(db, id, &job, &placement)) {
+    placement_leave(db, &job, &placement);
+    job_remove(db, &job, &placement);
+  }
+  placement_free(&placement);
+  sql_end(db);
+  return handle_leave(db);
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** handle.c: opening and closing, the frame of every operation, errors.
+**
+** A handle owns one connection. Its mutex is held for the length of a call,
+** and only a wait lets go of it. The process that opened it is remembered,
+** because SQLite's file locks do not survive a fork (sqlite.org/howtocorrupt
+** .html, section 2.6): in a child every call is refused before anything of the
+** handle is touched, the mutex included.
+*/
+#include "internal.h"
+
+#include <errno.h>
+#include <sqlite3ext.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SQLITE_LIBRARY(db) const sqlite3_api_routines *sqlite3_api = (db)->api
+#define SQLITE_OLDEST      3038000
+
+/* ------------------------------------------------------------------ errors */
+
+int handle_fail(dibs_db *db, int status, const char *format, ...) {
+  if (db->status) return db->status;
+  va_list arguments;
+  va_start(arguments, format);
+  int size = vsnprintf(db->message, sizeof db->message, format, arguments);
+  va_end(arguments);
+  if (size >= (int)sizeof db->message)
+    db->message[utf8_floor(db->message, sizeof db->message - 1)] = 0;
+  db->status = status;
+  return status;
+}
+
+int handle_nomem(dibs_db *db) {
+  return handle_fail(db, DIBS_NOMEM,
+                     "out of memory: close something and try again");
+}
+
+const char *dibs_error(const dibs_db *db) {
+  return db ? db->message : "out of memory: close something and try again";
+}
+
+int dibs_error_status(const dibs_db *db) {
+  return db ? db->status : DIBS_NOMEM;
+}
+
+int64_t dibs_error_id(const dibs_db *db) {
+  return db ? db->error_id : 0;
+}
+
+int64_t dibs_error_index(const dibs_db *db) {
+  return db ? db->error_index : -1;
+}
+
+/* ------------------------------------------------------------------- frame */
+
+static void error_clear(dibs_db *db) {
+  db->status = DIBS_OK;
+  db->message[0] = 0;
+  db->error_id = 0;
+  db->error_index = -1;
+}
+
+bool handle_enter(dibs_db *db, int *status) {
+  *status = DIBS_MISUSE;
+  if (!db) return false;
+  *status = DIBS_FORKED;
+  if (db->pid != getpid()) return false;
+  pthread_mutex_lock(&db->mutex);
+  if (!db->schema) {
+    /* The text of the failure to open stays. */
+    pthread_mutex_unlock(&db->mutex);
+    *status = DIBS_CLOSED;
+    return false;
+  }
+  error_clear(db);
+  db->now = dibs_now(db);
+  return true;
+}
+
+int handle_leave(dibs_db *db) {
+  int status = db->status;
+  pthread_mutex_unlock(&db->mutex);
+  return status;
+}
+
+int64_t dibs_now(const dibs_db *db) {
+  return db && db->clock ? db->clock(db->clock_context) : time_now();
+}
+
+int dibs_schema_version(const dibs_db *db) {
+  return db ? db->schema : 0;
+}
+
+int dibs_created(const dibs_db *db) {
+  return db && db->created;
+}
+
+const char *dibs_sqlite_version(const dibs_db *db) {
+  if (!db || !db->api) return "";
+  SQLITE_LIBRARY(db);
+  return sqlite3_libversion();
+}
+
+void dibs_interrupt(dibs_db *db) {
+  if (db) atomic_store(&db->interrupted, true);
+}
+
+/* splitmix64 (Steele, Lea, Flood 2014): a bijection of a counter, so that one
+** handle never gives the same number twice; its start is the kernel's. */
+uint64_t random_next(dibs_db *db) {
+  uint64_t x = db->random += 0x9E3779B97F4A7C15u;
+  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+  return x ^ x >> 31;
+}
+
+/* ----------------------------------------------------------------- opening */
+
+/* Why the file at the handle's path could not be opened. */
+static void path_fail(dibs_db *db) {
+  struct stat status;
+  if (!stat(db->path, &status)) {
+    const char *what =
+        S_ISDIR(status.st_mode) ? "it is a folder" : "check its permissions";
+    handle_fail(db, DIBS_IO, "%s cannot be opened: %s", db->path, what);
+    return;
+  }
+  if (errno != ENOENT) {
+    handle_fail(db, DIBS_IO, "%s cannot be reached: %s", db->path,
+                strerror(errno));
+    return;
+  }
+  char *slash = strrchr(db->path, '/');
+  char *folder = slash ? strndup(db->path, (size_t)(slash - db->path)) : NULL;
+  bool there = !folder || !*folder || !stat(folder, &status);
+  if (there)
+    handle_fail(db, DIBS_SCHEMA,
+                "%s does not exist: make it with dibs init, "
+                "or name another file",
+                db->path);
+  else
+    handle_fail(db, DIBS_IO, "the folder of %s does not exist: make it first",
+                db->path);
+  free(folder);
+}
+
+static void connection_open(dibs_db *db, int create) {
+  SQLITE_LIBRARY(db);
+  int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX |
+              SQLITE_OPEN_EXRESCODE;
+  if (create != DIBS_CREATE_NONE) flags |= SQLITE_OPEN_CREATE;
+  int code = sqlite3_open_v2(db->path, &db->sqlite, flags, NULL);
+  if (!code) return;
+  if (code == SQLITE_NOMEM)
+    handle_nomem(db);
+  else
+    path_fail(db);
+}
+
+/* What a PRAGMA should answer, and whether it did. */
+struct comparison {
+  const char *expected;
+  bool equal;
+};
+
+static int row_compare(void *context, int count, char **values, char **names) {
+  struct comparison *comparison = context;
+  (void)names;
+  comparison->equal =
+      count == 1 && values[0] && !strcasecmp(values[0], comparison->expected);
+  return 0;
+}
+
+/* Whether a PRAGMA answers with that text. */
+static bool pragma_is(dibs_db *db, const char *pragma, const char *expected) {
+  SQLITE_LIBRARY(db);
+  struct comparison comparison = {expected, false};
+  if (db->status) return false;
+  int code = sqlite3_exec(db->sqlite, pragma, row_compare, &comparison, NULL);
+  if (code) sql_fail(db, sqlite3_extended_errcode(db->sqlite));
+  return comparison.equal;
+}
+
+static void settings_apply(dibs_db *db, const dibs_open_options *options) {
+  SQLITE_LIBRARY(db);
+  int timeout =
+      db->busy_timeout > 2147483647 ? 2147483647 : (int)db->busy_timeout;
+  sqlite3_busy_timeout(db->sqlite, timeout);
+  sql_script(db, options->synchronous == DIBS_SYNCHRONOUS_NORMAL
+                     ? "PRAGMA synchronous=NORMAL"
+                     : "PRAGMA synchronous=FULL");
+  if (db->in_memory || options->keep_journal_mode) return;
+  if (pragma_is(db, "PRAGMA journal_mode", "wal")) return;
+  if (db->status || sqlite3_db_readonly(db->sqlite, "main") == 1) return;
+  pragma_is(db, "PRAGMA journal_mode=WAL", "wal");
+}
+
+static void library_check(dibs_db *db) {
+  db->api = provider_linked();
+  if (!db->api) {
+    handle_fail(db, DIBS_LIBRARY,
+                "the linked SQLite library does not give its "
+                "API table: it was built without extensions");
+    return;
+  }
+  SQLITE_LIBRARY(db);
+  if (sqlite3_libversion_number() < SQLITE_OLDEST)
+    handle_fail(db, DIBS_LIBRARY,
+                "SQLite %s is too old: dibs needs 3.38 or "
+                "newer",
+                sqlite3_libversion());
+}
+
+static void options_check(dibs_db *db, const dibs_open_options *options) {
+  if (options->size != sizeof *options)
+    handle_fail(db, DIBS_MISUSE,
+                "open options were not set up with "
+                "DIBS_OPEN_OPTIONS_INIT");
+  else if (options->create < DIBS_CREATE || options->create > DIBS_CREATE_NONE)
+    handle_fail(db, DIBS_INVALID, "create is %d: give one of enum dibs_create",
+                options->create);
+  else if (options->synchronous != DIBS_SYNCHRONOUS_FULL &&
+           options->synchronous != DIBS_SYNCHRONOUS_NORMAL)
+    handle_fail(db, DIBS_INVALID,
+                "synchronous is %d: give one of enum "
+                "dibs_synchronous",
+                options->synchronous);
+  else if (options->busy_timeout != DIBS_UNSET && options->busy_timeout < 0)
+    handle_fail(db, DIBS_INVALID,
+                "busy_timeout is negative: give 0 ms or more");
+  else if (options->max_payload != DIBS_UNSET && options->max_payload < 0)
+    handle_fail(db, DIBS_INVALID,
+                "max_payload is negative: give 0 bytes or "
+                "more");
+}
+
+static void options_take(dibs_db *db, const dibs_open_options *options) {
+  db->busy_timeout = options->busy_timeout == DIBS_UNSET
+                         ? DIBS_DEFAULT_BUSY_TIMEOUT
+                         : options->busy_timeout;
+  db->max_payload = options->max_payload == DIBS_UNSET ? DIBS_PAYLOAD_MAX
+                                                       : options->max_payload;
+  db->clock = options->clock;
+  db->clock_context = options->clock_context;
+}
+
+static void handle_start(dibs_db *db, const dibs_open_options *options) {
+  options_check(db, options);
+  if (!*db->path)
+    handle_fail(db, DIBS_INVALID, "the path is empty: name a file");
+  if (!db->status) options_take(db, options);
+  if (!db->status) library_check(db);
+  if (getrandom(&db->random, sizeof db->random, 0) != sizeof db->random)
+    db->random = (uint64_t)time_now() ^ (uint64_t)db->pid << 32;
+  if (!db->status) connection_open(db, options->create);
+  if (!db->status) settings_apply(db, options);
+  db->now = dibs_now(db);
+  if (!db->status) schema_open(db, options->create);
+}
+
+static void connection_close(dibs_db *db) {
+  if (!db->api || !db->sqlite) return;
+  SQLITE_LIBRARY(db);
+  sql_finalize(db);
+  sqlite3_close_v2(db->sqlite);
+  db->sqlite = NULL;
+}
+
+int dibs_open(const char *path, const dibs_open_options *options,
+              dibs_db **out) {
+  static const dibs_open_options defaults = DIBS_OPEN_OPTIONS_INIT;
+  if (!out) return DIBS_MISUSE;
+  *out = NULL;
+  if (!path) path = ":memory:";
+  dibs_db *db = calloc(1, sizeof *db);
+  if (!db) return DIBS_NOMEM;
+  db->path = strdup(path);
+  if (!db->path || pthread_mutex_init(&db->mutex, NULL)) {
+    free(db->path);
+    free(db);
+    return DIBS_NOMEM;
+  }
+  db->pid = getpid();
+  db->in_memory = !strcmp(path, ":memory:");
+  error_clear(db);
+  handle_start(db, options ? options : &defaults);
+  if (db->status) {
+    db->schema = 0;
+    connection_close(db);
+  }
+  *out = db;
+  return db->status;
+}
+
+int dibs_close(dibs_db *db) {
+  if (!db) return DIBS_OK;
+  if (db->pid != getpid()) return DIBS_FORKED;
+  connection_close(db);
+  pthread_mutex_destroy(&db->mutex);
+  free(db->path);
+  free(db);
+  return DIBS_OK;
+}

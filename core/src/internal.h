@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** internal.h: what the core's files offer each other, a section a file, from
+** the lowest to the highest. A file uses the sections above its own only:
+**
+**     memory    arenas and growing strings
+**     text      UTF-8, names, base64
+**     time      durations and times
+**     json      walking through valid JSON, writing JSON
+**     provider  the SQLite library in use
+**     sql       every SQLite call: statements, transactions, error mapping
+**     handle    the frame of each public operation
+**     pattern   queue patterns
+**     schema    making, checking and migrating the tables
+**     place     where jobs are: queues, placements, lanes, unique keys, ends
+**     tidy      what time alone brings about, in bounded steps
+**     job       jobs as they are read
+**
+** above which stand the public operations: enqueue, claim, settle, look,
+** admin, doctor. Nothing but sql, provider and handle knows SQLite.
+**
+** Errors are carried on the handle. A helper that takes a handle does nothing
+** once db->status is set, so a sequence of steps needs no test between them;
+** whoever loops over rows tests db->status where the loop must end.
+*/
+#ifndef DIBS_INTERNAL_H
+#define DIBS_INTERNAL_H
+
+#include "dibs.h"
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "statements.h"
+
+#if defined(__GNUC__)
+#define DIBS_PRINTF(a, b) __attribute__((format(printf, a, b)))
+#else
+#define DIBS_PRINTF(a, b)
+#endif
+
+/* ------------------------------------------------------------------ memory */
+
+/* Memory that is freed all at once. Start with {NULL}. */
+struct arena {
+  struct arena_block *newest;
+};
+
+/* `size` bytes, aligned for anything; NULL when memory ran out. */
+void *arena_take(struct arena *arena, size_t size);
+
+/* A copy with a NUL behind it. NULL when memory ran out. */
+char *arena_copy(struct arena *arena, const void *data, size_t size);
+void arena_free(struct arena *arena);
+
+/* A string that grows. Start with {NULL}. Once memory ran out, `failed` is
+** set and nothing more is appended. */
+struct text {
+  char *data; /* has a NUL behind it once something was appended */
+  size_t size;
+  size_t capacity;
+  bool failed;
+};
+
+void text_append(struct text *text, const char *data, size_t size);
+void text_string(struct text *text, const char *string);
+void text_format(struct text *text, const char *format, ...) DIBS_PRINTF(2, 3);
+void text_free(struct text *text);
+
+/* -------------------------------------------------------------------- text */
+
+/* Whether `size` bytes are well-formed UTF-8 (no surrogates, none overlong). */
+bool utf8_valid(const char *data, size_t size);
+
+/* The largest size <= `size` that does not cut a character in two. */
+size_t utf8_floor(const char *data, size_t size);
+
+/* NULL when `name` may name a queue, job, key or worker; else what is wrong
+** with it, to be put behind "queue ". */
+const char *name_problem(const char *name);
+
+void base64_append(struct text *text, const void *data, size_t size);
+
+/* Decode into `bytes` (room for size / 4 * 3 + 3). False when it is not
+** base64; padding may be left out, white space not be there. */
+bool base64_decode(const char *text, size_t size, unsigned char *bytes,
+                   size_t *count);
+
+/* -------------------------------------------------------------------- time */
+
+/* Milliseconds since 1970 by the system's clock. */
+int64_t time_now(void);
+
+/* Milliseconds of a clock that never jumps. */
+int64_t time_monotonic(void);
+
+/* The largest time that is accepted: the end of the year 9999. */
+#define TIME_MAX 253402300799999
+
+/* time + duration, at most TIME_MAX. */
+int64_t time_add(int64_t time, int64_t duration);
+
+/* Write a duration as people type it: "1.5s", "6h". */
+#define DURATION_SIZE 32
+char *duration_format(int64_t milliseconds, char text[DURATION_SIZE]);
+
+/* -------------------------------------------------------------------- json */
+
+/* A member of an object, or an element: slices of the JSON text. */
+struct json_slice {
+  const char *data;
+  size_t size;
+};
+
+/* Walk through the members of an object in JSON that is known to be valid.
+** `at` starts at its text and ends with it. False after the last one. `key`
+** comes without its quotes, escapes as they stand. */
+struct json_walk {
+  const char *at;
+  const char *end;
+};
+bool json_next(struct json_walk *walk, struct json_slice *key,
+               struct json_slice *value);
+
+/* The first character of a JSON text that is not white space, or 0. */
+char json_kind(const char *data, size_t size);
+
+/* Append JSON text without its insignificant white space. */
+void json_minify(struct text *text, const char *data, size_t size);
+
+/* Append a quoted string; bytes that are no UTF-8 become U+FFFD. */
+void json_quote(struct text *text, const char *data, size_t size);
+
+/* ---------------------------------------------------------------- provider */
+
+/* The API table of the SQLite library that this program is linked with; NULL
+** when it cannot be had. */
+const struct sqlite3_api_routines *provider_linked(void);
+
+/* --------------------------------------------------------------------- sql */
+
+#define SQL_ENUM(name, text) SQL_##name,
+enum sql { DIBS_SQL_MAP(SQL_ENUM) SQL_COUNT };
+#undef SQL_ENUM
+
+struct dibs_db {
+  const struct sqlite3_api_routines *api;
+  sqlite3 *sqlite;
+  sqlite3_stmt *statements[SQL_COUNT]; /* prepared on first use */
+  pthread_mutex_t mutex;               /* held for the length of a call */
+  pid_t pid;                           /* who opened it */
+  char *path;                          /* as given; ":memory:" */
+  int schema;                          /* version; 0: not open */
+  bool created;
+  bool in_memory;
+  int64_t busy_timeout;
+  int64_t max_payload;
+  int64_t (*clock)(void *);
+  void *clock_context;
+  int64_t now;     /* time of the operation under way */
+  int64_t next_id; /* within enqueue's transaction */
+  uint64_t random; /* state of random_next() */
+  bool eager;      /* the last claim found something */
+  atomic_bool interrupted;
+  int status; /* of the operation under way */
+  int64_t error_id;
+  int64_t error_index;
+  char message[640];
+};
+
+/* A value to bind. */
+struct sql_value {
+  enum { SQL_END, SQL_INT, SQL_REAL, SQL_TEXT, SQL_PAYLOAD } type;
+  int64_t integer;
+  double real;
+  const void *data;
+  size_t size;
+  int kind;
+};
+
+/* Values: an integer (DIBS_UNSET: NULL), a real (NaN: NULL), a string (NULL:
+** NULL), text with a size, a payload. Bound without a copy: they must live
+** until the statement is reset. */
+struct sql_value sql_int(int64_t value);
+struct sql_value sql_real(double value);
+struct sql_value sql_text(const char *value);
+struct sql_value sql_sized(const char *data, size_t size);
+struct sql_value sql_payload(const dibs_payload *payload);
+
+#define SQL_ARGS(...)                                                          \
+  (const struct sql_value[]) {                                                 \
+    __VA_ARGS__, {                                                             \
+      .type = SQL_END                                                          \
+    }                                                                          \
+  }
+#define SQL_NONE ((const struct sql_value[]){{.type = SQL_END}})
+
+/* Run a statement that gives no rows. */
+void sql_run(dibs_db *db, enum sql sql, const struct sql_value *values);
+
+/* Start a statement and step to its first row. NULL when there is none or
+** db->status is set. Otherwise step on with sql_next() until it says false, or
+** leave it with sql_reset(). */
+sqlite3_stmt *sql_first(dibs_db *db, enum sql sql,
+                        const struct sql_value *values);
+bool sql_next(dibs_db *db, sqlite3_stmt *statement);
+void sql_reset(dibs_db *db, sqlite3_stmt *statement);
+
+/* The first column of the first row; `absent` without a row or for NULL. */
+int64_t sql_get(dibs_db *db, enum sql sql, const struct sql_value *values,
+                int64_t absent);
+
+/* Columns of the current row. Integers that are NULL are DIBS_UNSET, reals
+** NaN, strings NULL; strings and payloads live until the next step. */
+int64_t sql_column_int(dibs_db *db, sqlite3_stmt *statement, int column);
+double sql_column_real(dibs_db *db, sqlite3_stmt *statement, int column);
+const char *sql_column_text(dibs_db *db, sqlite3_stmt *statement, int column);
+dibs_payload sql_column_payload(dibs_db *db, sqlite3_stmt *statement,
+                                int column);
+
+/* Rows changed by the last sql_run(). */
+int64_t sql_changes(dibs_db *db);
+
+/* Run SQL text of several statements. */
+void sql_script(dibs_db *db, const char *script);
+
+/* Begin a transaction that may write, or one that only reads. */
+void sql_begin_write(dibs_db *db);
+void sql_begin_read(dibs_db *db);
+
+/* Commit, or roll back when db->status is set (or gets set by committing). */
+void sql_end(dibs_db *db);
+
+/* Set the handle's error from an SQLite result code, unless one is set. */
+void sql_fail(dibs_db *db, int code);
+
+/* Finalize every cached statement. */
+void sql_finalize(dibs_db *db);
+
+/* ------------------------------------------------------------------ handle */
+
+/* Enter an operation: take the handle's lock, clear its error, read its
+** clock. False when the handle cannot be used: return *status at once. */
+bool handle_enter(dibs_db *db, int *status);
+
+/* Leave it: give its status and release the lock. */
+int handle_leave(dibs_db *db);
+
+/* Set the handle's error, unless one is set; gives db->status. */
+int handle_fail(dibs_db *db, int status, const char *format, ...)
+    DIBS_PRINTF(3, 4);
+int handle_nomem(dibs_db *db);
+
+/* 64 random bits. */
+uint64_t random_next(dibs_db *db);
+
+/* ----------------------------------------------------------------- pattern */
+
+/* Which queues are meant. Names and prefixes are borrowed. */
+struct patterns {
+  const char *const *items;
+  size_t count;
+};
+
+/* Check `count` patterns of an operation. */
+struct patterns pattern_check(dibs_db *db, const char *const *items,
+                              size_t count);
+
+bool pattern_is_name(const char *pattern);
+bool pattern_matches(const char *pattern, const char *queue);
+
+/* The names that a pattern which is none itself can match lie strictly
+** between `low` and `high`. */
+#define PATTERN_SIZE (DIBS_NAME_MAX + 3)
+void pattern_range(const char *pattern, char low[PATTERN_SIZE],
+                   char high[PATTERN_SIZE]);
+
+/* ------------------------------------------------------------------ schema */
+
+/* Check, make or migrate the tables as `create` (enum dibs_create) allows.
+** Sets db->schema and db->created. */
+void schema_open(dibs_db *db, int create);
+
+/* ------------------------------------------------------------------- place */
+
+#define KEY_SIZE (DIBS_NAME_MAX + 1)
+
+/* A queue's row. */
+struct queue {
+  int64_t id; /* 0: no such queue */
+  bool claimable;
+  bool paused;
+  int64_t next_due;
+  char name[KEY_SIZE];
+};
+
+/* What travels with a job from placement to placement. */
+struct history {
+  int64_t due_at; /* DIBS_UNSET: created_at */
+  int64_t attempt;
+  int64_t crashes;
+  int64_t lapses;
+  int64_t errors;
+};
+
+/* The columns of a job's row that decide what becomes of it. */
+struct job {
+  int64_t id;
+  int64_t queue_id;
+  int64_t created_at;
+  int64_t priority;
+  int64_t expires_at;
+  int64_t max_attempts;
+  int64_t backoff;
+  int64_t backoff_cap;
+  int64_t keep;
+  int64_t unique_scope; /* DIBS_UNSET: not unique */
+  int64_t unique_for;
+  double backoff_factor;
+  double backoff_jitter;
+  char key[KEY_SIZE];        /* "": none */
+  char unique_key[KEY_SIZE]; /* "": none */
+};
+
+/* Where a job is. */
+struct placement {
+  int state; /* enum dibs_state; 0: there is no such job */
+  struct history history;
+  int64_t token;       /* running */
+  int64_t until;       /* running, staged */
+  int64_t claimed_at;  /* running, done, dead */
+  double progress;     /* running, done, dead; NaN: none */
+  char *progress_text; /* owned; free with placement_free() */
+  char *worker;        /* owned */
+};
+void placement_free(struct placement *placement);
+
+/* The queue of that name; id 0 when there is none. */
+void queue_find(dibs_db *db, const char *name, struct queue *queue);
+
+/* The same, made when there is none. */
+void queue_need(dibs_db *db, const char *name, struct queue *queue);
+
+/* Ids of the queues that match, as a JSON array into *ids (free it), to be
+** bound to SQL. NULL patterns or DIBS_ALL among them: *ids stays empty. */
+void queue_ids(dibs_db *db, struct patterns patterns, struct text *ids);
+
+/* Read a job's row. False when there is none. */
+bool job_read(dibs_db *db, int64_t id, struct job *job);
+
+/* Find a job's placement; state 0 when there is no such job. */
+void placement_find(dibs_db *db, const struct job *job,
+                    struct placement *placement);
+
+/* Fill a running job's placement from a row of SQL_LEASED. */
+void lease_fill(dibs_db *db, sqlite3_stmt *row, struct placement *placement);
+
+/* Take a job out of the placement that it is in. */
+void placement_leave(dibs_db *db, const struct job *job,
+                     const struct placement *placement);
+
+/* Put a job to wait: in ready, or in scheduled when its due time is ahead.
+** Gives the state. */
+int place_waiting(dibs_db *db, const struct job *job,
+                  const struct history *history);
+void place_blocked(dibs_db *db, const struct job *job,
+                   const struct history *history);
+
+/* Put a waiting job into its place anew: with the due time of its placement and
+** another priority. */
+void job_move(dibs_db *db, const struct job *job, struct placement *placement,
+              int64_t priority);
+
+/* As place_waiting() for a job that ran: one whose expiry is past becomes done. */
+int place_again(dibs_db *db, const struct job *job,
+                const struct placement *placement);
+
+/* Join the lane of the job's key, if it has one. True when it is the head. */
+bool lane_join(dibs_db *db, const struct job *job);
+
+/* Whether the job may be placed by its own time and state. */
+bool lane_is_head(dibs_db *db, const struct job *job);
+
+/* Who holds the job's unique key: a job's id, or 0. */
+int64_t unique_holder(dibs_db *db, const struct job *job);
+void unique_acquire(dibs_db *db, const struct job *job);
+
+/* The job starts: let its key go if that was agreed. */
+void unique_start(dibs_db *db, const struct job *job);
+
+/* Note a failed attempt that began at placement->claimed_at. Counts it in the
+** placement's history. */
+void error_add(dibs_db *db, const struct job *job, struct placement *placement,
+               const char *text);
+
+/* The job, out of its placement already, is finished: keep it as done, or
+** remove it. Gives DIBS_DONE. */
+int job_finish(dibs_db *db, const struct job *job,
+               const struct placement *placement, int outcome,
+               const dibs_payload *result);
+
+/* The same for one that failed for good. Gives DIBS_DEAD. */
+int job_die(dibs_db *db, const struct job *job,
+            const struct placement *placement);
+
+/* Remove a job that is out of its placement, with all that belongs to it. */
+void job_remove(dibs_db *db, const struct job *job,
+                const struct placement *placement);
+
+/* Move up to `limit` due jobs of a queue from scheduled to ready. */
+void queue_promote(dibs_db *db, int64_t queue_id, int64_t limit);
+
+/* The same for one that expired, which its queue counts. */
+void job_expire(dibs_db *db, const struct job *job,
+                const struct placement *placement);
+
+/* How long to wait after the attempt that just failed. */
+int64_t job_backoff(dibs_db *db, const struct job *job, int64_t attempt);
+
+/* Whether that was the last attempt. */
+bool job_is_final(const struct job *job, int64_t attempt);
+
+/* ----------------------------------------------------------------- enqueue */
+
+/* Whether that is JSON as RFC 8259 has it, in UTF-8. */
+bool json_check(dibs_db *db, const char *data, size_t size);
+
+/* -------------------------------------------------------------------- tidy */
+
+/* Do a bounded part of what has fallen due: leases that ran out, jobs whose
+** time has come (those of the queues that match `patterns` first), expiries,
+** stages, ends of keeping. In a write transaction. */
+void tidy(dibs_db *db, struct patterns patterns);
+
+/* Whether any of these has fallen due. */
+bool tidy_due(dibs_db *db);
+
+/* Remove up to `limit` jobs whose time of keeping is over. Gives how many. */
+int64_t tidy_prune(dibs_db *db, int64_t limit);
+
+/* --------------------------------------------------------------------- job */
+
+/* A list of jobs under construction; the public list is its first member. */
+struct job_list {
+  dibs_job_list list;
+  dibs_job *jobs;
+  size_t capacity;
+  size_t payload; /* bytes of all payloads */
+  struct arena arena;
+};
+
+struct job_list *job_list_new(dibs_db *db);
+
+/* A new job at the end, all members unset; NULL when memory ran out. */
+dibs_job *job_list_add(dibs_db *db, struct job_list *list);
+
+/* Copy a string (NULL stays NULL) or a payload into the list. */
+const char *job_list_copy(dibs_db *db, struct job_list *list,
+                          const char *string);
+dibs_payload job_list_payload(dibs_db *db, struct job_list *list,
+                              dibs_payload payload);
+
+/* Append the job of that id, as dibs_jobs shows it. False when there is
+** none. */
+bool job_list_read(dibs_db *db, struct job_list *list, int64_t id,
+                   bool payload);
+
+/* Give the list to the caller, or free it when db->status is set. */
+void job_list_give(dibs_db *db, struct job_list *list, dibs_job_list **out);
+
+#endif

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** options.c: jobs and their options in JSON. One table names every member, its
+** form and its place in the struct.
+*/
+#include "internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum form {
+  FORM_TEXT,
+  FORM_INTEGER,
+  FORM_REAL,
+  FORM_DURATION, /* "5m", or a number of seconds */
+  FORM_KEEP,     /* the same, or "forever" */
+  FORM_TIME,     /* RFC 3339, or milliseconds since 1970 */
+  FORM_OBJECT,
+  FORM_UNIQUE_FOR,
+  FORM_UNIQUE_SCOPE,
+  FORM_ON_CONFLICT
+};
+
+static const struct member {
+  const char *name;
+  enum form form;
+  size_t offset;
+} members[] = {
+#define MEMBER(name, form)                                                     \
+  { #name, form, offsetof(dibs_job_options, name) }
+    MEMBER(name, FORM_TEXT),
+    MEMBER(headers, FORM_OBJECT),
+    MEMBER(priority, FORM_INTEGER),
+    MEMBER(delay, FORM_DURATION),
+    MEMBER(at, FORM_TIME),
+    MEMBER(expires, FORM_DURATION),
+    MEMBER(max_attempts, FORM_INTEGER),
+    MEMBER(max_crashes, FORM_INTEGER),
+    MEMBER(backoff, FORM_DURATION),
+    MEMBER(backoff_factor, FORM_REAL),
+    MEMBER(backoff_cap, FORM_DURATION),
+    MEMBER(backoff_jitter, FORM_REAL),
+    MEMBER(lease, FORM_DURATION),
+    MEMBER(timeout, FORM_DURATION),
+    MEMBER(keep, FORM_KEEP),
+    MEMBER(key, FORM_TEXT),
+    MEMBER(limit_key, FORM_TEXT),
+    MEMBER(unique, FORM_TEXT),
+    MEMBER(unique_for, FORM_UNIQUE_FOR),
+    MEMBER(unique_scope, FORM_UNIQUE_SCOPE),
+    MEMBER(on_conflict, FORM_ON_CONFLICT),
+    MEMBER(stage, FORM_DURATION),
+#undef MEMBER
+};
+
+/* What is read, with the memory behind it. */
+struct parsed {
+  dibs_parsed_job parsed;
+  dibs_job_options options;
+  struct arena arena;
+};
+
+/* A member under way. */
+struct reading {
+  dibs_db *db;
+  struct parsed *parsed;
+  const char *name;
+  struct json_slice value;
+};
+
+static void value_fail(struct reading *reading, const char *allowed) {
+  size_t shown = reading->value.size;
+  bool cut = shown > 60;
+  if (cut) shown = utf8_floor(reading->value.data, 60);
+  handle_fail(reading->db, DIBS_INVALID, "%s is %.*s%s: give %s", reading->name,
+              (int)shown, reading->value.data, cut ? "..." : "", allowed);
+}
+
+static char *slice_copy(struct reading *reading, const char *data,
+                        size_t size) {
+  char *copy = arena_copy(&reading->parsed->arena, data, size);
+  if (!copy) handle_nomem(reading->db);
+  return copy;
+}
+
+/* A string without its quotes and escapes; NULL when it is none. */
+static char *text_read(struct reading *reading) {
+  const struct json_slice *value = &reading->value;
+  if (*value->data != '"') return NULL;
+  if (!memchr(value->data, '\\', value->size))
+    return slice_copy(reading, value->data + 1, value->size - 2);
+  dibs_db *db = reading->db;
+  sqlite3_stmt *row = sql_first(db, SQL_JSON_TEXT,
+                                SQL_ARGS(sql_sized(value->data, value->size)));
+  if (!row) return NULL;
+  dibs_payload text = sql_column_payload(db, row, 0);
+  char *copy = NULL;
+  if (!memchr(text.data, 0, text.size))
+    copy = slice_copy(reading, text.data, text.size);
+  sql_reset(db, row);
+  return copy;
+}
+
+/* A number, copied because what follows it in the text is not ours. */
+static bool number_read(struct reading *reading, double *number) {
+  char digits[64], *end;
+  const struct json_slice *value = &reading->value;
+  bool starts =
+      *value->data == '-' || (*value->data >= '0' && *value->data <= '9');
+  if (!starts || value->size >= sizeof digits) return false;
+  memcpy(digits, value->data, value->size);
+  digits[value->size] = 0;
+  *number = strtod(digits, &end);
+  return !*end;
+}
+
+static bool integer_read(struct reading *reading, int64_t *integer) {
+  double number;
+  if (!number_read(reading, &number) || number != floor(number) ||
+      fabs(number) > (double)DIBS_ID_MAX)
+    return false;
+  *integer = (int64_t)number;
+  return true;
+}
+
+/* "5m", or a number of seconds. Negative ones are for the caller to refuse. */
+static bool duration_read(struct reading *reading, int64_t *milliseconds) {
+  double seconds;
+  if (number_read(reading, &seconds)) {
+    if (!(fabs(seconds) * 1000 <= (double)TIME_MAX)) return false;
+    *milliseconds = (int64_t)(seconds * 1000 + (seconds < 0 ? -0.5 : 0.5));
+    return true;
+  }
+  char *text = text_read(reading);
+  return text && dibs_parse_duration(text, milliseconds) == DIBS_OK;
+}
+
+static bool time_read(struct reading *reading, int64_t *milliseconds) {
+  if (integer_read(reading, milliseconds)) return true;
+  char *text = text_read(reading);
+  return text && dibs_parse_time(text, milliseconds) == DIBS_OK;
+}
+
+/* One of `count` words into their number. */
+static bool word_read(struct reading *reading, const char *const *words,
+                      int count, int *number) {
+  char *text = text_read(reading);
+  for (int i = 0; text && i < count; i++) {
+    if (strcmp(text, words[i])) continue;
+    *number = i;
+    return true;
+  }
+  return false;
+}
+
+static bool unique_for_read(struct reading *reading, int64_t *unique_for) {
+  static const char *const words[] = {"start", "finish"};
+  int word;
+  if (!word_read(reading, words, 2, &word))
+    return duration_read(reading, unique_for) && *unique_for > 0;
+  *unique_for = word ? DIBS_UNIQUE_UNTIL_FINISH : DIBS_UNIQUE_UNTIL_START;
+  return true;
+}
+
+static bool keep_read(struct reading *reading, int64_t *keep) {
+  static const char *const words[] = {"forever"};
+  int word;
+  if (!word_read(reading, words, 1, &word)) return duration_read(reading, keep);
+  *keep = DIBS_FOREVER;
+  return true;
+}
+
+static void text_set(struct reading *reading, const char **text) {
+  *text = text_read(reading);
+  if (!*text) value_fail(reading, "a string");
+}
+
+static void object_set(struct reading *reading, const char **text) {
+  *text = slice_copy(reading, reading->value.data, reading->value.size);
+}
+
+static void form_read(struct reading *reading, enum form form, void *place) {
+  static const char *const scopes[] = {"queue", "all"};
+  static const char *const policies[] = {"keep", "replace", "postpone",
+                                         "reject"};
+  switch (form) {
+  case FORM_TEXT: text_set(reading, place); return;
+  case FORM_OBJECT: object_set(reading, place); return;
+  case FORM_INTEGER:
+    if (!integer_read(reading, place)) value_fail(reading, "an integer");
+    return;
+  case FORM_REAL:
+    if (!number_read(reading, place)) value_fail(reading, "a number");
+    return;
+  case FORM_DURATION:
+    if (!duration_read(reading, place))
+      value_fail(reading, "a duration such as \"5m\", or seconds");
+    return;
+  case FORM_KEEP:
+    if (!keep_read(reading, place))
+      value_fail(reading, "a duration such as \"7d\", seconds, or \"forever\"");
+    return;
+  case FORM_TIME:
+    if (!time_read(reading, place))
+      value_fail(reading, "a time such as \"2026-01-31T12:00:00Z\", or "
+                          "milliseconds since 1970");
+    return;
+  case FORM_UNIQUE_FOR:
+    if (!unique_for_read(reading, place))
+      value_fail(reading, "\"start\", \"finish\" or a duration");
+    return;
+  case FORM_UNIQUE_SCOPE:
+    if (!word_read(reading, scopes, 2, place))
+      value_fail(reading, "\"queue\" or \"all\"");
+    return;
+  case FORM_ON_CONFLICT:
+    if (!word_read(reading, policies, 4, place))
+      value_fail(reading, "\"keep\", \"replace\", \"postpone\" or \"reject\"");
+    return;
+  }
+}
+
+static bool option_read(struct reading *reading) {
+  dibs_job_options *options = &reading->parsed->options;
+  for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+    if (strcmp(reading->name, members[i].name)) continue;
+    form_read(reading, members[i].form, (char *)options + members[i].offset);
+    return true;
+  }
+  return false;
+}
+
+static void payload_read(struct reading *reading) {
+  dibs_payload *payload = &reading->parsed->parsed.job.payload;
+  if (payload->kind != DIBS_PAYLOAD_NONE)
+    handle_fail(reading->db, DIBS_INVALID,
+                "payload is given twice: give payload or payload_base64");
+  const char *copy =
+      slice_copy(reading, reading->value.data, reading->value.size);
+  *payload = dibs_json_sized(copy, reading->value.size);
+}
+
+static void base64_read(struct reading *reading) {
+  size_t count = 0;
+  dibs_payload *payload = &reading->parsed->parsed.job.payload;
+  if (payload->kind != DIBS_PAYLOAD_NONE)
+    handle_fail(reading->db, DIBS_INVALID,
+                "payload is given twice: give payload or payload_base64");
+  char *text = text_read(reading);
+  size_t size = text ? strlen(text) : 0;
+  unsigned char *bytes = arena_take(&reading->parsed->arena, size / 4 * 3 + 3);
+  if (!bytes)
+    handle_nomem(reading->db);
+  else if (!text || !base64_decode(text, size, bytes, &count))
+    value_fail(reading, "a string in base64");
+  *payload = dibs_bytes(bytes, count);
+}
+
+static void member_read(struct reading *reading) {
+  if (!strcmp(reading->name, "queue"))
+    text_set(reading, &reading->parsed->parsed.job.queue);
+  else if (!strcmp(reading->name, "payload"))
+    payload_read(reading);
+  else if (!strcmp(reading->name, "payload_base64"))
+    base64_read(reading);
+  else if (!option_read(reading))
+    handle_fail(reading->db, DIBS_INVALID, "there is no option '%s' of a job",
+                reading->name);
+}
+
+static void object_read(dibs_db *db, struct parsed *parsed, const char *json,
+                        size_t size) {
+  struct json_slice key;
+  struct reading reading = {.db = db, .parsed = parsed};
+  struct json_walk walk = {json, json + size};
+  if (json_kind(json, size) != '{' || !json_check(db, json, size)) {
+    handle_fail(db, DIBS_INVALID,
+                "a job must be a JSON object such as "
+                "{\"queue\":\"mail\",\"payload\":{\"to\":\"ann\"}}");
+    return;
+  }
+  while (!db->status && json_next(&walk, &key, &reading.value)) {
+    reading.name = slice_copy(&reading, key.data, key.size);
+    if (reading.name) member_read(&reading);
+  }
+}
+
+int dibs_parse_job(dibs_db *db, const char *json, size_t size,
+                   dibs_parsed_job **out) {
+  int status;
+  if (!out || !json) return DIBS_MISUSE;
+  *out = NULL;
+  if (!handle_enter(db, &status)) return status;
+  struct parsed *parsed = calloc(1, sizeof *parsed);
+  if (parsed) {
+    dibs_job_options_init(&parsed->options);
+    parsed->parsed.job.options = &parsed->options;
+    object_read(db, parsed, json, size);
+  } else {
+    handle_nomem(db);
+  }
+  if (db->status)
+    dibs_parsed_job_free((dibs_parsed_job *)parsed);
+  else
+    *out = &parsed->parsed;
+  return handle_leave(db);
+}
+
+void dibs_parsed_job_free(dibs_parsed_job *job) {
+  struct parsed *parsed = (struct parsed *)job;
+  if (!parsed) return;
+  arena_free(&parsed->arena);
+  free(parsed);
+}

@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** place.c: where jobs are. It alone writes to dibs_queue and to the placement
+** tables dibs_ready, dibs_scheduled, dibs_blocked, dibs_done and dibs_dead, to
+** dibs_lane, dibs_unique and dibs_error. (dibs_leased is claim's and settle's,
+** dibs_staged enqueue's, dibs_expiry enqueue's and tidy's.)
+**
+** A job that leaves its placement goes on by one of five ways: place_waiting,
+** place_blocked, job_finish, job_die, job_remove. The last three end it: it
+** leaves its lane, which lets the next member go, and lets its unique key go.
+*/
+#include "internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------ queues */
+
+void queue_find(dibs_db *db, const char *name, struct queue *queue) {
+  queue->id = 0;
+  sqlite3_stmt *row = sql_first(db, SQL_QUEUE, SQL_ARGS(sql_text(name)));
+  if (!row) return;
+  queue->id = sql_column_int(db, row, 0);
+  queue->claimable = sql_column_int(db, row, 1) != 0;
+  queue->paused = sql_column_int(db, row, 2) != 0;
+  queue->next_due = sql_column_int(db, row, 3);
+  strcpy(queue->name, name);
+  sql_reset(db, row);
+}
+
+void queue_need(dibs_db *db, const char *name, struct queue *queue) {
+  queue_find(db, name, queue);
+  if (queue->id || db->status) return;
+  sql_run(db, SQL_QUEUE_ADD, SQL_ARGS(sql_text(name)));
+  queue_find(db, name, queue);
+}
+
+/* Append the ids of the queues of one pattern, each with a comma. */
+static void ids_append(dibs_db *db, struct text *ids, const char *pattern) {
+  char low[PATTERN_SIZE], high[PATTERN_SIZE];
+  sqlite3_stmt *row;
+  if (pattern_is_name(pattern)) {
+    row = sql_first(db, SQL_QUEUE, SQL_ARGS(sql_text(pattern)));
+  } else {
+    pattern_range(pattern, low, high);
+    row = sql_first(db, SQL_QUEUES_BETWEEN,
+                    SQL_ARGS(sql_text(low), sql_text(high)));
+  }
+  if (!row) return;
+  do text_format(ids, "%lld,", (long long)sql_column_int(db, row, 0));
+  while (sql_next(db, row));
+}
+
+void queue_ids(dibs_db *db, struct patterns patterns, struct text *ids) {
+  if (!patterns.count) return;
+  for (size_t i = 0; i < patterns.count; i++)
+    if (!strcmp(patterns.items[i], DIBS_ALL)) return;
+  text_string(ids, "[");
+  for (size_t i = 0; i < patterns.count; i++)
+    ids_append(db, ids, patterns.items[i]);
+  if (!ids->failed && ids->size > 1) ids->size--; /* the last comma */
+  text_string(ids, "]");
+  if (ids->failed) handle_nomem(db);
+}
+
+/* -------------------------------------------------------------- placements */
+
+static void history_read(dibs_db *db, sqlite3_stmt *row, int column,
+                         struct history *history) {
+  history->due_at = sql_column_int(db, row, column);
+  history->attempt = sql_column_int(db, row, column + 1);
+  history->crashes = sql_column_int(db, row, column + 2);
+  history->lapses = sql_column_int(db, row, column + 3);
+  history->errors = sql_column_int(db, row, column + 4);
+}
+
+/* A copy of a column's text; NULL for NULL. */
+static char *column_copy(dibs_db *db, sqlite3_stmt *row, int column) {
+  const char *text = sql_column_text(db, row, column);
+  char *copy = text ? strdup(text) : NULL;
+  if (text && !copy) handle_nomem(db);
+  return copy;
+}
+
+void lease_fill(dibs_db *db, sqlite3_stmt *row, struct placement *placement) {
+  history_read(db, row, 0, &placement->history);
+  placement->until = sql_column_int(db, row, 5);
+  placement->claimed_at = sql_column_int(db, row, 6);
+  placement->worker = column_copy(db, row, 7);
+  placement->progress = sql_column_real(db, row, 8);
+  placement->progress_text = column_copy(db, row, 9);
+}
+
+void placement_find(dibs_db *db, const struct job *job,
+                    struct placement *placement) {
+  *placement = (struct placement){.progress = (double)NAN};
+  sqlite3_stmt *row =
+      sql_first(db, SQL_PLACEMENT,
+                SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
+                         sql_int(job->priority)));
+  if (!row) return;
+  placement->state = (int)sql_column_int(db, row, 0);
+  history_read(db, row, 1, &placement->history);
+  placement->token = sql_column_int(db, row, 6);
+  placement->until = sql_column_int(db, row, 7);
+  placement->claimed_at = sql_column_int(db, row, 8);
+  placement->worker = column_copy(db, row, 9);
+  placement->progress = sql_column_real(db, row, 10);
+  placement->progress_text = column_copy(db, row, 11);
+  sql_reset(db, row);
+}
+
+void placement_free(struct placement *placement) {
+  free(placement->worker);
+  free(placement->progress_text);
+}
+
+void placement_leave(dibs_db *db, const struct job *job,
+                     const struct placement *placement) {
+  static const enum sql statements[] = {
+      [DIBS_SCHEDULED] = SQL_SCHEDULED_REMOVE,
+      [DIBS_BLOCKED] = SQL_BLOCKED_REMOVE,
+      [DIBS_STAGED] = SQL_STAGED_REMOVE,
+      [DIBS_RUNNING] = SQL_LEASED_REMOVE,
+      [DIBS_DONE] = SQL_DONE_REMOVE,
+      [DIBS_DEAD] = SQL_DEAD_REMOVE,
+  };
+  if (placement->state == DIBS_READY)
+    sql_run(db, SQL_READY_REMOVE,
+            SQL_ARGS(sql_int(job->queue_id), sql_int(job->priority),
+                     sql_int(job->id)));
+  else if (placement->state)
+    sql_run(db, statements[placement->state], SQL_ARGS(sql_int(job->id)));
+}
+
+static int ready_add(dibs_db *db, const struct job *job,
+                     const struct history *history) {
+  sql_run(db, SQL_READY_ADD,
+          SQL_ARGS(sql_int(job->queue_id), sql_int(job->priority),
+                   sql_int(job->id), sql_int(history->due_at),
+                   sql_int(history->attempt), sql_int(history->crashes),
+                   sql_int(history->lapses), sql_int(history->errors)));
+  sql_run(db, SQL_QUEUE_CLAIMABLE, SQL_ARGS(sql_int(job->queue_id)));
+  return DIBS_READY;
+}
+
+int place_waiting(dibs_db *db, const struct job *job,
+                  const struct history *history) {
+  if (history->due_at == DIBS_UNSET || history->due_at <= db->now)
+    return ready_add(db, job, history);
+  sql_run(db, SQL_SCHEDULED_ADD,
+          SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
+                   sql_int(history->due_at), sql_int(history->attempt),
+                   sql_int(history->crashes), sql_int(history->lapses),
+                   sql_int(history->errors)));
+  sql_run(db, SQL_QUEUE_DUE,
+          SQL_ARGS(sql_int(job->queue_id), sql_int(history->due_at)));
+  return DIBS_SCHEDULED;
+}
+
+void place_blocked(dibs_db *db, const struct job *job,
+                   const struct history *history) {
+  sql_run(db, SQL_BLOCKED_ADD,
+          SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
+                   sql_int(history->due_at), sql_int(history->attempt),
+                   sql_int(history->crashes), sql_int(history->lapses),
+                   sql_int(history->errors)));
+}
+
+void job_move(dibs_db *db, const struct job *job, struct placement *placement,
+              int64_t priority) {
+  struct job moved = *job;
+  placement_leave(db, job, placement);
+  moved.priority = priority;
+  if (priority != job->priority)
+    sql_run(db, SQL_JOB_PRIORITY,
+            SQL_ARGS(sql_int(job->id), sql_int(priority)));
+  if (placement->state == DIBS_STAGED)
+    sql_run(db, SQL_STAGED_ADD,
+            SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
+                     sql_int(placement->until),
+                     sql_int(placement->history.due_at)));
+  else if (placement->state == DIBS_BLOCKED)
+    place_blocked(db, &moved, &placement->history);
+  else
+    placement->state = place_waiting(db, &moved, &placement->history);
+}
+
+int place_again(dibs_db *db, const struct job *job,
+                const struct placement *placement) {
+  if (job->expires_at == DIBS_UNSET || job->expires_at > db->now)
+    return place_waiting(db, job, &placement->history);
+  job_expire(db, job, placement);
+  return DIBS_DONE;
+}
+
+void queue_promote(dibs_db *db, int64_t queue_id, int64_t limit) {
+  const struct sql_value *values =
+      SQL_ARGS(sql_int(queue_id), sql_int(db->now), sql_int(limit));
+  sql_run(db, SQL_PROMOTE_ADD, values);
+  sql_run(db, SQL_PROMOTE_REMOVE, values);
+  sql_run(db, SQL_PROMOTE_NEXT, SQL_ARGS(sql_int(queue_id), sql_int(db->now)));
+  sql_run(db, SQL_QUEUE_CLAIMABLE, SQL_ARGS(sql_int(queue_id)));
+}
+
+/* -------------------------------------------------------------------- jobs */
+
+/* Copy a column of at most KEY_SIZE - 1 bytes. A file may hold anything. */
+static void key_read(dibs_db *db, sqlite3_stmt *row, int column,
+                     char key[KEY_SIZE]) {
+  const char *text = sql_column_text(db, row, column);
+  key[0] = 0;
+  if (!text) return;
+  if (strlen(text) < KEY_SIZE)
+    strcpy(key, text);
+  else
+    handle_fail(db, DIBS_CORRUPT,
+                "a key in %s is longer than 255 bytes: "
+                "the row was not written by dibs",
+                db->path);
+}
+
+bool job_read(dibs_db *db, int64_t id, struct job *job) {
+  sqlite3_stmt *row = sql_first(db, SQL_JOB, SQL_ARGS(sql_int(id)));
+  if (!row) return false;
+  int column = 0;
+  job->id = id;
+  job->queue_id = sql_column_int(db, row, column++);
+  job->created_at = sql_column_int(db, row, column++);
+  job->priority = sql_column_int(db, row, column++);
+  job->expires_at = sql_column_int(db, row, column++);
+  job->max_attempts = sql_column_int(db, row, column++);
+  job->backoff = sql_column_int(db, row, column++);
+  job->backoff_factor = sql_column_real(db, row, column++);
+  job->backoff_cap = sql_column_int(db, row, column++);
+  job->backoff_jitter = sql_column_real(db, row, column++);
+  job->keep = sql_column_int(db, row, column++);
+  job->unique_scope = sql_column_int(db, row, column++);
+  job->unique_for = sql_column_int(db, row, column++);
+  key_read(db, row, column++, job->key);
+  key_read(db, row, column++, job->unique_key);
+  sql_reset(db, row);
+  return !db->status;
+}
+
+bool job_is_final(const struct job *job, int64_t attempt) {
+  int64_t most = job->max_attempts == DIBS_UNSET ? DIBS_DEFAULT_MAX_ATTEMPTS
+                                                 : job->max_attempts;
+  return most > 0 && attempt >= most;
+}
+
+int64_t job_backoff(dibs_db *db, const struct job *job, int64_t attempt) {
+  int64_t first = job->backoff, cap = job->backoff_cap;
+  double factor = job->backoff_factor, jitter = job->backoff_jitter;
+  if (first == DIBS_UNSET) first = DIBS_DEFAULT_BACKOFF;
+  if (cap == DIBS_UNSET) cap = DIBS_DEFAULT_BACKOFF_CAP;
+  if (isnan(factor)) factor = DIBS_DEFAULT_BACKOFF_FACTOR;
+  if (isnan(jitter)) jitter = DIBS_DEFAULT_BACKOFF_JITTER;
+  double delay = (double)first * pow(factor, (double)(attempt - 1));
+  if (delay > (double)cap) delay = (double)cap;
+  double part = (double)(random_next(db) >> 11) * 0x1p-53; /* 0 to 1 */
+  return (int64_t)(delay * (1 + jitter * part));
+}
+
+void error_add(dibs_db *db, const struct job *job, struct placement *placement,
+               const char *text) {
+  size_t size = strlen(text);
+  if (size > DIBS_ERROR_MAX) size = utf8_floor(text, DIBS_ERROR_MAX);
+  int64_t number = ++placement->history.errors;
+  int64_t ms = db->now - placement->claimed_at;
+  sql_run(db, SQL_ERROR_ADD,
+          SQL_ARGS(sql_int(job->id), sql_int(number),
+                   sql_int(placement->history.attempt), sql_int(db->now),
+                   sql_int(ms > 0 ? ms : 0), sql_text(placement->worker),
+                   sql_sized(text, size)));
+  if (number > DIBS_ERRORS_KEPT)
+    sql_run(db, SQL_ERROR_TRIM,
+            SQL_ARGS(sql_int(job->id), sql_int(number - DIBS_ERRORS_KEPT)));
+}
+
+/* ------------------------------------------------------------------- lanes */
+
+bool lane_is_head(dibs_db *db, const struct job *job) {
+  if (!*job->key) return true;
+  return sql_get(db, SQL_LANE_HEAD,
+                 SQL_ARGS(sql_int(job->queue_id), sql_text(job->key)),
+                 0) == job->id;
+}
+
+bool lane_join(dibs_db *db, const struct job *job) {
+  if (!*job->key) return true;
+  int64_t head =
+      sql_get(db, SQL_LANE_HEAD,
+              SQL_ARGS(sql_int(job->queue_id), sql_text(job->key)), 0);
+  sql_run(db, SQL_LANE_ADD,
+          SQL_ARGS(sql_int(job->queue_id), sql_text(job->key), sql_int(job->id),
+                   sql_int(!head)));
+  return !head;
+}
+
+/* The first of the lane becomes its head, and waits no longer if it was
+** blocked; a staged one stays staged, and the lane waits for it. */
+static void lane_advance(dibs_db *db, const struct job *left) {
+  struct job job;
+  struct placement placement;
+  int64_t id =
+      sql_get(db, SQL_LANE_FIRST,
+              SQL_ARGS(sql_int(left->queue_id), sql_text(left->key)), 0);
+  if (!id || !job_read(db, id, &job)) return;
+  sql_run(db, SQL_LANE_SET_HEAD,
+          SQL_ARGS(sql_int(left->queue_id), sql_text(left->key), sql_int(id)));
+  placement_find(db, &job, &placement);
+  if (placement.state == DIBS_BLOCKED) {
+    placement_leave(db, &job, &placement);
+    place_waiting(db, &job, &placement.history);
+  }
+  placement_free(&placement);
+}
+
+static void lane_leave(dibs_db *db, const struct job *job) {
+  if (!*job->key) return;
+  bool head = lane_is_head(db, job);
+  sql_run(
+      db, SQL_LANE_REMOVE,
+      SQL_ARGS(sql_int(job->queue_id), sql_text(job->key), sql_int(job->id)));
+  if (head) lane_advance(db, job);
+}
+
+/* ------------------------------------------------------------- unique keys */
+
+int64_t unique_holder(dibs_db *db, const struct job *job) {
+  if (job->unique_scope == DIBS_UNSET) return 0;
+  return sql_get(db, SQL_UNIQUE_HOLDER,
+                 SQL_ARGS(sql_text(job->unique_key), sql_int(job->unique_scope),
+                          sql_int(db->now)),
+                 0);
+}
+
+void unique_acquire(dibs_db *db, const struct job *job) {
+  if (job->unique_scope == DIBS_UNSET) return;
+  int64_t until = job->unique_for < 0 ? DIBS_UNSET : job->unique_for;
+  sql_run(db, SQL_UNIQUE_ADD,
+          SQL_ARGS(sql_text(job->unique_key), sql_int(job->unique_scope),
+                   sql_int(job->id), sql_int(until)));
+}
+
+static void unique_remove(dibs_db *db, const struct job *job) {
+  if (job->unique_scope == DIBS_UNSET) return;
+  sql_run(db, SQL_UNIQUE_REMOVE,
+          SQL_ARGS(sql_text(job->unique_key), sql_int(job->unique_scope),
+                   sql_int(job->id)));
+}
+
+void unique_start(dibs_db *db, const struct job *job) {
+  if (job->unique_for == DIBS_UNIQUE_UNTIL_START) unique_remove(db, job);
+}
+
+/* A key that is held for a time outlives its job. */
+static void unique_finish(dibs_db *db, const struct job *job) {
+  if (job->unique_scope == DIBS_UNSET) return;
+  if (job->unique_for < 0 || job->unique_for <= db->now)
+    unique_remove(db, job);
+  else
+    sql_run(db, SQL_UNIQUE_FINISH,
+            SQL_ARGS(sql_text(job->unique_key), sql_int(job->unique_scope),
+                     sql_int(job->id)));
+}
+
+/* -------------------------------------------------------------------- ends */
+
+/* Let go of all that an unfinished job holds. Harmless when it has done so
+** already, as a dead one has. */
+static void job_let_go(dibs_db *db, const struct job *job) {
+  lane_leave(db, job);
+  unique_finish(db, job);
+  if (job->expires_at != DIBS_UNSET)
+    sql_run(db, SQL_EXPIRY_REMOVE,
+            SQL_ARGS(sql_int(job->expires_at), sql_int(job->id)));
+}
+
+static void rows_remove(dibs_db *db, int64_t id, int64_t errors) {
+  if (errors) sql_run(db, SQL_ERRORS_REMOVE, SQL_ARGS(sql_int(id)));
+  sql_run(db, SQL_JOB_REMOVE, SQL_ARGS(sql_int(id)));
+}
+
+void job_remove(dibs_db *db, const struct job *job,
+                const struct placement *placement) {
+  job_let_go(db, job);
+  rows_remove(db, job->id, placement->history.errors);
+}
+
+static void done_add(dibs_db *db, const struct job *job,
+                     const struct placement *placement, int outcome,
+                     const dibs_payload *result) {
+  static const dibs_payload none = {.kind = DIBS_PAYLOAD_NONE};
+  const struct history *history = &placement->history;
+  int64_t prune_at =
+      job->keep == DIBS_FOREVER ? DIBS_UNSET : time_add(db->now, job->keep);
+  sql_run(db, SQL_DONE_ADD,
+          SQL_ARGS(sql_int(job->id), sql_int(job->queue_id), sql_int(outcome),
+                   sql_int(db->now), sql_int(prune_at),
+                   sql_int(placement->claimed_at), sql_int(history->due_at),
+                   sql_int(history->attempt), sql_int(history->crashes),
+                   sql_int(history->lapses), sql_int(history->errors),
+                   sql_text(placement->worker), sql_real(placement->progress),
+                   sql_text(placement->progress_text),
+                   sql_payload(result ? result : &none)));
+}
+
+int job_finish(dibs_db *db, const struct job *job,
+               const struct placement *placement, int outcome,
+               const dibs_payload *result) {
+  job_let_go(db, job);
+  if (job->keep == DIBS_UNSET || job->keep <= 0)
+    rows_remove(db, job->id, placement->history.errors);
+  else
+    done_add(db, job, placement, outcome, result);
+  return DIBS_DONE;
+}
+
+void job_expire(dibs_db *db, const struct job *job,
+                const struct placement *placement) {
+  sql_run(db, SQL_QUEUE_EXPIRED, SQL_ARGS(sql_int(job->queue_id)));
+  job_finish(db, job, placement, DIBS_EXPIRED, NULL);
+}
+
+int job_die(dibs_db *db, const struct job *job,
+            const struct placement *placement) {
+  const struct history *history = &placement->history;
+  job_let_go(db, job);
+  unique_remove(db, job);
+  sql_run(db, SQL_DEAD_ADD,
+          SQL_ARGS(sql_int(job->id), sql_int(job->queue_id), sql_int(db->now),
+                   sql_int(placement->claimed_at), sql_int(history->due_at),
+                   sql_int(history->attempt), sql_int(history->crashes),
+                   sql_int(history->lapses), sql_int(history->errors),
+                   sql_text(placement->worker), sql_real(placement->progress),
+                   sql_text(placement->progress_text)));
+  return DIBS_DEAD;
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** text.c: UTF-8, the rules for names, and base64 (RFC 4648).
+*/
+#include "internal.h"
+
+#include <string.h>
+
+/* The size of the well-formed character at `data`, 0 if there is none
+** (Unicode 15, table 3-7). */
+static size_t utf8_size(const unsigned char *data, size_t size) {
+  unsigned char first = data[0];
+  if (first < 0x80) return 1;
+  size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+  if (first < 0xC2 || first > 0xF4 || length > size) return 0;
+  unsigned char low = 0x80, high = 0xBF;
+  if (first == 0xE0) low = 0xA0;
+  if (first == 0xED) high = 0x9F;
+  if (first == 0xF0) low = 0x90;
+  if (first == 0xF4) high = 0x8F;
+  if (data[1] < low || data[1] > high) return 0;
+  for (size_t i = 2; i < length; i++)
+    if ((data[i] & 0xC0) != 0x80) return 0;
+  return length;
+}
+
+bool utf8_valid(const char *data, size_t size) {
+  const unsigned char *bytes = (const unsigned char *)data;
+  for (size_t i = 0; i < size;) {
+    size_t length = utf8_size(bytes + i, size - i);
+    if (!length) return false;
+    i += length;
+  }
+  return true;
+}
+
+size_t utf8_floor(const char *data, size_t size) {
+  while (size && ((unsigned char)data[size] & 0xC0) == 0x80) size--;
+  return size;
+}
+
+const char *name_problem(const char *name) {
+  size_t size = strlen(name);
+  if (!size) return "is empty: give 1 to 255 bytes";
+  if (size > DIBS_NAME_MAX) return "is longer than 255 bytes";
+  if (!utf8_valid(name, size)) return "is not UTF-8";
+  for (const unsigned char *at = (const unsigned char *)name; *at; at++) {
+    bool c1 = at[0] == 0xC2 && at[1] < 0xA0;
+    if (*at < 0x20 || *at == 0x7F || c1) return "has a control character";
+    if (*at == '*') return "has a '*', which stands for any queue beneath";
+  }
+  return NULL;
+}
+
+static const char base64_digits[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+void base64_append(struct text *text, const void *data, size_t size) {
+  const unsigned char *bytes = data;
+  for (size_t i = 0; i < size; i += 3) {
+    size_t left = size - i;
+    unsigned group = (unsigned)bytes[i] << 16;
+    if (left > 1) group |= (unsigned)bytes[i + 1] << 8;
+    if (left > 2) group |= bytes[i + 2];
+    char digits[4];
+    digits[0] = base64_digits[group >> 18];
+    digits[1] = base64_digits[group >> 12 & 63];
+    digits[2] = left > 1 ? base64_digits[group >> 6 & 63] : '=';
+    digits[3] = left > 2 ? base64_digits[group & 63] : '=';
+    text_append(text, digits, 4);
+  }
+}
+
+bool base64_decode(const char *text, size_t size, unsigned char *bytes,
+                   size_t *count) {
+  *count = 0;
+  if (size % 4 == 0 && size && text[size - 1] == '=') size--;
+  if (size % 4 == 3 && text[size - 1] == '=') size--;
+  if (size % 4 == 1) return false;
+  unsigned group = 0;
+  for (size_t i = 0; i < size; i++) {
+    const char *digit = text[i] ? strchr(base64_digits, text[i]) : NULL;
+    if (!digit) return false;
+    group = group << 6 | (unsigned)(digit - base64_digits);
+    if (i % 4) bytes[(*count)++] = (unsigned char)(group >> (6 - i % 4 * 2));
+  }
+  return true;
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** tidy.c: what time alone brings about. There is no process of its own for it:
+** whoever claims does a bounded part first, so that a million jobs that fall
+** due at one instant cost each claim a little and stall none. Each kind has an
+** index whose first rows are the ones to act on.
+*/
+#include "internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define TIDY_ROWS   64       /* of one kind, per transaction */
+#define TIDY_QUEUES 8        /* whose due jobs are moved */
+#define LATE_MEMORY 86400000 /* ms that a stage out of time is remembered */
+
+/* Ids to act on, read before their tables are changed. */
+struct ids {
+  int64_t items[TIDY_ROWS];
+  int count;
+};
+
+static void ids_read(dibs_db *db, enum sql sql, int64_t limit,
+                     struct ids *ids) {
+  ids->count = 0;
+  if (limit > TIDY_ROWS) limit = TIDY_ROWS;
+  sqlite3_stmt *row =
+      sql_first(db, sql, SQL_ARGS(sql_int(db->now), sql_int(limit)));
+  if (!row) return;
+  do ids->items[ids->count++] = sql_column_int(db, row, 0);
+  while (sql_next(db, row));
+}
+
+/* ------------------------------------------------------------------ leases */
+
+static void lapse_note(dibs_db *db, const struct job *job,
+                       struct placement *placement) {
+  char text[128], lease[DURATION_SIZE];
+  duration_format(placement->until - placement->claimed_at, lease);
+  snprintf(text, sizeof text, "the lease ran out %s after the claim", lease);
+  error_add(db, job, placement, text);
+}
+
+/* At once after the first lease that ran out, with its backoff after that. */
+static void lapse(dibs_db *db, const struct job *job,
+                  struct placement *placement) {
+  struct history *history = &placement->history;
+  placement_leave(db, job, placement);
+  lapse_note(db, job, placement);
+  if (job_is_final(job, history->attempt)) {
+    job_die(db, job, placement);
+    return;
+  }
+  history->due_at = db->now;
+  if (++history->lapses > 1)
+    history->due_at = time_add(db->now, job_backoff(db, job, history->attempt));
+  place_again(db, job, placement);
+}
+
+static void leases_tidy(dibs_db *db) {
+  struct ids ids;
+  struct job job;
+  struct placement placement;
+  ids_read(db, SQL_LEASED_LAPSED, TIDY_ROWS, &ids);
+  for (int i = 0; i < ids.count && !db->status; i++) {
+    if (job_read(db, ids.items[i], &job)) {
+      placement_find(db, &job, &placement);
+      lapse(db, &job, &placement);
+      placement_free(&placement);
+    } else {
+      sql_run(db, SQL_LEASED_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
+    }
+  }
+}
+
+/* ---------------------------------------------------------------- expiries */
+
+static void expire(dibs_db *db, int64_t id) {
+  struct job job;
+  struct placement placement;
+  if (!job_read(db, id, &job)) return;
+  placement_find(db, &job, &placement);
+  /* A running one is not touched; should it come back, place_again() looks. */
+  if (placement.state < DIBS_RUNNING) {
+    placement_leave(db, &job, &placement);
+    job_expire(db, &job, &placement);
+  }
+  placement_free(&placement);
+}
+
+static void expiries_tidy(dibs_db *db) {
+  struct ids ids;
+  ids_read(db, SQL_EXPIRY_DUE, TIDY_ROWS, &ids);
+  for (int i = 0; i < ids.count && !db->status; i++) {
+    expire(db, ids.items[i]);
+    sql_run(db, SQL_EXPIRY_LOOKED,
+            SQL_ARGS(sql_int(db->now), sql_int(ids.items[i])));
+  }
+}
+
+/* ------------------------------------------------------------------ stages */
+
+static void stages_tidy(dibs_db *db) {
+  struct ids ids;
+  struct job job;
+  static const struct placement staged = {.state = DIBS_STAGED};
+  ids_read(db, SQL_STAGED_DUE, TIDY_ROWS, &ids);
+  for (int i = 0; i < ids.count && !db->status; i++) {
+    if (job_read(db, ids.items[i], &job)) {
+      sql_run(
+          db, SQL_STAGED_LATE,
+          SQL_ARGS(sql_int(job.id), sql_int(time_add(db->now, LATE_MEMORY))));
+      job_remove(db, &job, &staged);
+    } else {
+      sql_run(db, SQL_STAGED_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
+    }
+  }
+}
+
+/* ---------------------------------------------------------------- due jobs */
+
+static void due_promote(dibs_db *db, enum sql sql,
+                        const struct sql_value *values) {
+  struct ids ids = {.count = 0};
+  sqlite3_stmt *row = sql_first(db, sql, values);
+  if (!row) return;
+  do ids.items[ids.count++] = sql_column_int(db, row, 0);
+  while (sql_next(db, row) && ids.count < TIDY_QUEUES);
+  sql_reset(db, row);
+  for (int i = 0; i < ids.count; i++)
+    queue_promote(db, ids.items[i], TIDY_ROWS);
+}
+
+static void pattern_promote(dibs_db *db, const char *pattern) {
+  char low[PATTERN_SIZE], high[PATTERN_SIZE];
+  if (pattern_is_name(pattern)) {
+    due_promote(db, SQL_QUEUE_DUE_NAMED,
+                SQL_ARGS(sql_int(db->now), sql_text(pattern)));
+  } else {
+    pattern_range(pattern, low, high);
+    due_promote(db, SQL_QUEUES_DUE,
+                SQL_ARGS(sql_int(db->now), sql_text(low), sql_text(high)));
+  }
+}
+
+static void due_tidy(dibs_db *db, struct patterns patterns) {
+  bool all = false;
+  for (size_t i = 0; i < patterns.count; i++) {
+    pattern_promote(db, patterns.items[i]);
+    all = all || !strcmp(patterns.items[i], DIBS_ALL);
+  }
+  if (!all) pattern_promote(db, DIBS_ALL);
+}
+
+/* ----------------------------------------------------------------- keeping */
+
+int64_t tidy_prune(dibs_db *db, int64_t limit) {
+  struct ids ids;
+  struct job job;
+  struct placement placement;
+  ids_read(db, SQL_DONE_DUE, limit, &ids);
+  for (int i = 0; i < ids.count && !db->status; i++) {
+    sql_run(db, SQL_DONE_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
+    if (!job_read(db, ids.items[i], &job)) continue;
+    /* Out of its placement, so what is left to know is in its errors. */
+    placement = (struct placement){.history.errors = 1};
+    job_remove(db, &job, &placement);
+  }
+  return ids.count;
+}
+
+/* ---------------------------------------------------------------- in all */
+
+bool tidy_due(dibs_db *db) {
+  return sql_get(db, SQL_TIDY_NEXT, SQL_ARGS(sql_int(DIBS_FOREVER)),
+                 DIBS_FOREVER) <= db->now;
+}
+
+void tidy(dibs_db *db, struct patterns patterns) {
+  if (!tidy_due(db)) return;
+  leases_tidy(db);
+  expiries_tidy(db);
+  stages_tidy(db);
+  due_tidy(db, patterns);
+  tidy_prune(db, TIDY_ROWS);
+  sql_run(db, SQL_UNIQUE_CLEAN, SQL_ARGS(sql_int(db->now), sql_int(TIDY_ROWS)));
+}
