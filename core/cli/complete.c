@@ -155,7 +155,7 @@ static void print_group_case(void) {
 static void print_walk(void) {
   printf("_dibs_walk() {\n"
          "  local word\n"
-         "  command= option= dashes=\n"
+         "  command='' option='' dashes=''\n"
          "  for word in \"$@\"; do\n"
          "    if [[ -n $option ]]; then\n"
          "      option=\n"

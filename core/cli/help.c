@@ -9,6 +9,7 @@
 
 #define HELP_WIDTH  79 /* columns of a line */
 #define HELP_INDENT 26 /* where the texts of a list begin */
+#define MAN_WIDTH   72 /* bytes of a line of the manual page's source */
 
 /* What the forms of values are, in both. */
 #define VALUES_TEXT                                                            \
@@ -195,17 +196,44 @@ void help_print_group(FILE *file, const char *group) {
 /* The manual page                                                          */
 /* ------------------------------------------------------------------------ */
 
-/* Print a line's text with what roff would act upon escaped. */
-static void man_line(FILE *file, const char *text, size_t length) {
-  if (length && (*text == '.' || *text == '\'')) (void)fputs("\\&", file);
+/* Print text with what roff would act upon escaped; returns its bytes. */
+static size_t man_escaped(FILE *file, const char *text, size_t length) {
+  size_t written = length;
   for (size_t i = 0; i < length; i++) {
-    if (text[i] == '\\') {
-      (void)fputs("\\e", file);
-    } else if (text[i] == '-') {
-      (void)fputs("\\-", file);
+    if (text[i] == '\\' || text[i] == '-') {
+      (void)fputs(text[i] == '-' ? "\\-" : "\\e", file);
+      written++;
     } else {
       (void)fputc(text[i], file);
     }
+  }
+  return written;
+}
+
+/* Print a line as it is. */
+static void man_line(FILE *file, const char *text, size_t length) {
+  if (length && (*text == '.' || *text == '\'')) (void)fputs("\\&", file);
+  (void)man_escaped(file, text, length);
+  (void)fputc('\n', file);
+}
+
+/* Print a sentence on lines that are not too long for a roff file. */
+static void man_sentence(FILE *file, const char *text, size_t length) {
+  size_t column = 0;
+  for (const char *end = text + length; text < end;) {
+    size_t size = strcspn(text, " ");
+    if (size > (size_t)(end - text)) size = (size_t)(end - text);
+    if (column > 0 && column + 1 + size > MAN_WIDTH) {
+      (void)fputc('\n', file);
+      column = 0;
+    } else if (column > 0) {
+      (void)fputc(' ', file);
+    }
+    if (column == 0 && (*text == '.' || *text == '\''))
+      (void)fputs("\\&", file);
+    column += man_escaped(file, text, size) + 1;
+    text += size;
+    while (text < end && *text == ' ') text++;
   }
   (void)fputc('\n', file);
 }
@@ -224,7 +252,7 @@ static size_t sentence_length(const char *text) {
 static void man_text(FILE *file, const char *text) {
   while (*text) {
     size_t length = sentence_length(text);
-    man_line(file, text, length);
+    man_sentence(file, text, length);
     text += length;
     if (strncmp(text, "\n\n", 2) == 0) (void)fputs(".Pp\n", file);
     while (*text == ' ' || *text == '\n') text++;

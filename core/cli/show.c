@@ -241,7 +241,10 @@ void show_state(int64_t id, const char *state) {
     printf("}\n");
     return;
   }
-  printf("%" PRId64 "  %s%s%s\n", id,
-         colour_begin(stdout, colour_of_state(dibs_state_number(state))), state,
-         colour_end(stdout));
+  printf("%" PRId64, id);
+  if (state) {
+    enum colour colour = colour_of_state(dibs_state_number(state));
+    printf("  %s%s%s", colour_begin(stdout, colour), state, colour_end(stdout));
+  }
+  (void)putchar('\n');
 }

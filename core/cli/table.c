@@ -107,24 +107,14 @@ static void print_clipped(FILE *file, const char *text, size_t columns,
   (void)print_escaped(file, text, strlen(text), limit > 3 ? limit - 3 : 1);
 }
 
-/* Print one cell; the last one of a row is clipped to `room` and ends it. */
-static void print_cell(FILE *file, const struct cell *cell, size_t width,
-                       int right, int last, size_t room) {
+/* Print one cell; the last column is clipped to `room`. */
+static void print_cell(FILE *file, const struct cell *cell, int right,
+                       size_t width, size_t room) {
   size_t padding = width > cell->columns ? width - cell->columns : 0;
-  const char *text = cell->text ? cell->text : "";
   if (right) print_spaces(file, padding);
   (void)fputs(colour_begin(file, cell->colour), file);
-  if (last) {
-    print_clipped(file, text, cell->columns, room);
-  } else {
-    (void)fputs(text, file);
-  }
+  print_clipped(file, cell->text ? cell->text : "", cell->columns, room);
   if (cell->colour != COLOUR_NONE) (void)fputs(colour_end(file), file);
-  if (last) {
-    (void)fputc('\n', file);
-  } else {
-    print_spaces(file, (right ? 0 : padding) + COLUMN_GAP);
-  }
 }
 
 /* The width of the terminal; without one, as good as endless. */
@@ -136,14 +126,27 @@ static size_t file_width(FILE *file) {
   return SIZE_MAX;
 }
 
+/* How many cells of a row there are up to the last that holds something: no
+** line ends in spaces. */
+static size_t row_length(const struct cell *cells, size_t count) {
+  while (count > 1 && cells[count - 1].columns == 0) count--;
+  return count;
+}
+
 static void print_row(const struct table *table, FILE *file,
                       const struct cell *cells, const size_t *widths,
                       size_t room) {
-  for (size_t column = 0; column < table->head_count; column++) {
-    print_cell(file, &cells[column], widths[column],
-               head_is_right(table, column), column + 1 == table->head_count,
-               room);
+  size_t length = row_length(cells, table->head_count);
+  for (size_t column = 0; column < length; column++) {
+    const struct cell *cell = &cells[column];
+    int right = head_is_right(table, column);
+    int last = column + 1 == table->head_count;
+    print_cell(file, cell, right, widths[column], last ? room : SIZE_MAX);
+    if (column + 1 == length) break;
+    size_t padding = right ? 0 : widths[column] - cell->columns;
+    print_spaces(file, padding + COLUMN_GAP);
   }
+  (void)fputc('\n', file);
 }
 
 static void print_heads(const struct table *table, FILE *file,
