@@ -330,6 +330,7 @@ static void process_begin(struct process *process, struct ends *ends,
   process->output_fd = ends->output[0];
   process->collect = plan->output == PROCESS_COLLECT;
   process->tail_size = 0;
+  process->tail_cut = 0;
   process->output_size = 0;
   process->output_limit = plan->output_limit;
   process->output_over = 0;
@@ -360,11 +361,13 @@ static void tail_add(struct process *process, const char *data, size_t size) {
   if (size > PROCESS_TAIL) {
     data += size - PROCESS_TAIL;
     size = PROCESS_TAIL;
+    process->tail_cut = 1;
   }
   if (process->tail_size + size > sizeof process->tail) {
     size_t kept = PROCESS_TAIL;
     memmove(process->tail, process->tail + process->tail_size - kept, kept);
     process->tail_size = kept;
+    process->tail_cut = 1;
   }
   memcpy(process->tail + process->tail_size, data, size);
   process->tail_size += size;
@@ -374,7 +377,7 @@ const char *process_tail(const struct process *process, size_t *size) {
   size_t from = 0;
   if (process->tail_size > PROCESS_TAIL)
     from = process->tail_size - PROCESS_TAIL;
-  while (from > 0 && from < process->tail_size &&
+  while ((from > 0 || process->tail_cut) && from < process->tail_size &&
          ((unsigned char)process->tail[from] & 0xc0) == 0x80)
     from++;
   *size = process->tail_size - from;

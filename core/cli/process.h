@@ -45,6 +45,7 @@ struct process {
   int output_fd;               /* reads its stdout; -1: not, or closed */
   int collect;                 /* stdout is collected, not relayed */
   size_t tail_size;            /* bytes in `tail` */
+  int tail_cut;                /* something stood before them */
   char tail[2 * PROCESS_TAIL]; /* the end of its stderr */
   char *output;                /* stdout as collected; owned */
   size_t output_size;          /* bytes of it */

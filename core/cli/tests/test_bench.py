@@ -47,14 +47,14 @@ def test_a_line_a_figure(tmp_path):
 
 def test_tables_for_people_and_for_markdown(tmp_path):
     text = bench(tmp_path)
-    assert text.count("raw SQLite insert") == 4
+    assert text.count("raw SQLite insert ") == 4
     assert "SQLite 3." in text
     table = [line for line in bench(tmp_path, "--markdown").splitlines() if line[:1] == "|"]
     assert len(table) == 2 + 12
     assert {line.count("|") for line in table} == {9}
 
 
-@pytest.mark.parametrize("size", ["0", "1", "2", "1000000"])
+@pytest.mark.parametrize("size", ["0", "1", "2", "50000"])
 def test_payloads_of_any_size(tmp_path, size):
     words = ["--payload", size, "--rounds", "1", "--json"]
     for line in bench(tmp_path, *words).splitlines():
