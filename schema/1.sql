@@ -395,7 +395,7 @@ BEGIN
     coalesce(new.priority, 0), new.name, new.key, new.headers, new.payload;
   -- The job just made is the one with the highest id.
   INSERT INTO dibs_blocked(id, queue_id, due_at)
-  SELECT j.id, j.queue_id, coalesce(new.due_at, j.created_at + new.delay_ms)
+  SELECT j.id, j.queue_id, coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999))
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job) AND j.key IS NOT NULL
     AND EXISTS (SELECT 1 FROM dibs_lane l
@@ -406,10 +406,10 @@ BEGIN
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job) AND j.key IS NOT NULL;
   INSERT INTO dibs_scheduled(id, queue_id, due_at)
-  SELECT j.id, j.queue_id, coalesce(new.due_at, j.created_at + new.delay_ms)
+  SELECT j.id, j.queue_id, coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999))
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job)
-    AND coalesce(new.due_at, j.created_at + new.delay_ms) > j.created_at
+    AND coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999)) > j.created_at
     AND NOT EXISTS (SELECT 1 FROM dibs_blocked b WHERE b.id = j.id);
   UPDATE dibs_queue
   SET next_due = (SELECT due_at FROM dibs_scheduled
@@ -420,7 +420,7 @@ BEGIN
          WHERE id = (SELECT max(id) FROM dibs_job));
   INSERT INTO dibs_ready(queue_id, priority, id, due_at)
   SELECT j.queue_id, j.priority, j.id,
-    coalesce(new.due_at, j.created_at + new.delay_ms)
+    coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999))
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job)
     AND NOT EXISTS (SELECT 1 FROM dibs_blocked b WHERE b.id = j.id)

@@ -22,7 +22,7 @@ static void outcome_fail(dibs_id_outcome *outcome, int status,
                          const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(outcome->message, sizeof outcome->message, format, arguments);
+  message_format(outcome->message, sizeof outcome->message, format, arguments);
   va_end(arguments);
   outcome->status = status;
 }

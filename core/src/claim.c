@@ -144,7 +144,7 @@ static int64_t lease_choose(const struct claim *claim, const dibs_job *job) {
 static void lease_make(dibs_db *db, struct claim *claim,
                        const struct queue *queue, const struct ready *ready,
                        dibs_job *job) {
-  struct text receipt = {NULL};
+  struct text receipt = {.data = NULL};
   int64_t token = (int64_t)random_next(db);
   const struct history *history = &ready->history;
   if (job->max_attempts == DIBS_UNSET)
@@ -287,7 +287,7 @@ static void cursor_load(dibs_db *db, const struct text *name,
 /* Rounds, until the claim is full or a whole round found nothing. */
 static void turns_take(dibs_db *db, struct claim *claim) {
   char after[KEY_SIZE], last[KEY_SIZE];
-  struct text name = {NULL};
+  struct text name = {.data = NULL};
   cursor_name(claim->patterns, &name);
   if (name.failed) handle_nomem(db);
   cursor_load(db, &name, after);
@@ -371,11 +371,11 @@ static void claim_once(dibs_db *db, struct claim *claim) {
 /* Let others use the handle for a moment. False when the wait must end. */
 static bool claim_wait(dibs_db *db, int64_t deadline) {
   int64_t left = deadline - time_monotonic();
+  if (left <= 0) return false;
   if (atomic_exchange(&db->interrupted, false)) {
     handle_fail(db, DIBS_INTERRUPTED, "the wait was interrupted");
     return false;
   }
-  if (left <= 0) return false;
   if (left > LOOK_INTERVAL) left = LOOK_INTERVAL;
   struct timespec pause = {.tv_nsec = left * 1000000};
   pthread_mutex_unlock(&db->mutex);
@@ -462,7 +462,7 @@ static void queue_peek(dibs_db *db, struct job_list *list, int64_t queue_id,
 /* Rounds of one job from each queue, as turns_take() does it. */
 static void turns_peek(dibs_db *db, struct patterns patterns,
                        struct job_list *list, int64_t n) {
-  struct text ids = {NULL}, cursor = {NULL};
+  struct text ids = {.data = NULL}, cursor = {.data = NULL};
   char after[KEY_SIZE];
   queue_ids(db, patterns, &ids);
   cursor_name(patterns, &cursor);

@@ -34,9 +34,8 @@ static void finding_add(dibs_db *db, struct findings *findings,
   va_list arguments;
   if (findings->list.count == FINDINGS_MAX) return;
   va_start(arguments, format);
-  vsnprintf(message, sizeof message, format, arguments);
+  message_format(message, sizeof message, format, arguments);
   va_end(arguments);
-  message[utf8_floor(message, strlen(message))] = 0;
   dibs_finding *finding = &findings->items[findings->list.count];
   finding->check = check;
   finding->level = level;
@@ -120,7 +119,7 @@ static void permissions_look(dibs_db *db, struct findings *findings) {
 
 static int64_t wal_size(const dibs_db *db) {
   struct stat status;
-  struct text path = {NULL};
+  struct text path = {.data = NULL};
   text_string(&path, db->path);
   text_string(&path, "-wal");
   bool there = !path.failed && !stat(path.data, &status);

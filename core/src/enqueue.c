@@ -162,7 +162,7 @@ static void unique_check(dibs_db *db, const dibs_job_options *options) {
                 "say nothing without unique: give the unique key");
 }
 
-static void options_check(dibs_db *db, const dibs_job_options *options) {
+static void job_options_check(dibs_db *db, const dibs_job_options *options) {
   if (options->size != sizeof *options) {
     handle_fail(db, DIBS_MISUSE,
                 "job options were not set up with "
@@ -184,7 +184,7 @@ static void jobs_check(dibs_db *db, const dibs_new_job *jobs, size_t count) {
   for (size_t i = 0; i < count && !db->status; i++) {
     name_check(db, "queue", jobs[i].queue);
     payload_check(db, &jobs[i].payload);
-    if (jobs[i].options) options_check(db, jobs[i].options);
+    if (jobs[i].options) job_options_check(db, jobs[i].options);
     if (db->status) db->error_index = (int64_t)i;
   }
 }

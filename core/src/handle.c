@@ -19,8 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SQLITE_LIBRARY(db) const sqlite3_api_routines *sqlite3_api = (db)->api
-#define SQLITE_OLDEST      3038000
+#define SQLITE_OLDEST 3038000
 
 /* ------------------------------------------------------------------ errors */
 
@@ -28,10 +27,8 @@ int handle_fail(dibs_db *db, int status, const char *format, ...) {
   if (db->status) return db->status;
   va_list arguments;
   va_start(arguments, format);
-  int size = vsnprintf(db->message, sizeof db->message, format, arguments);
+  message_format(db->message, sizeof db->message, format, arguments);
   va_end(arguments);
-  if (size >= (int)sizeof db->message)
-    db->message[utf8_floor(db->message, sizeof db->message - 1)] = 0;
   db->status = status;
   return status;
 }
@@ -217,7 +214,7 @@ static void library_check(dibs_db *db) {
                 sqlite3_libversion());
 }
 
-static void options_check(dibs_db *db, const dibs_open_options *options) {
+static void open_options_check(dibs_db *db, const dibs_open_options *options) {
   if (options->size != sizeof *options)
     handle_fail(db, DIBS_MISUSE,
                 "open options were not set up with "
@@ -240,7 +237,7 @@ static void options_check(dibs_db *db, const dibs_open_options *options) {
                 "more");
 }
 
-static void options_take(dibs_db *db, const dibs_open_options *options) {
+static void open_options_take(dibs_db *db, const dibs_open_options *options) {
   db->busy_timeout = options->busy_timeout == DIBS_UNSET
                          ? DIBS_DEFAULT_BUSY_TIMEOUT
                          : options->busy_timeout;
@@ -251,10 +248,10 @@ static void options_take(dibs_db *db, const dibs_open_options *options) {
 }
 
 static void handle_start(dibs_db *db, const dibs_open_options *options) {
-  options_check(db, options);
+  open_options_check(db, options);
   if (!*db->path)
     handle_fail(db, DIBS_INVALID, "the path is empty: name a file");
-  if (!db->status) options_take(db, options);
+  if (!db->status) open_options_take(db, options);
   if (!db->status) library_check(db);
   if (getrandom(&db->random, sizeof db->random, 0) != sizeof db->random)
     db->random = (uint64_t)time_now() ^ (uint64_t)db->pid << 32;

@@ -45,7 +45,7 @@
 
 /* ------------------------------------------------------------------ memory */
 
-/* Memory that is freed all at once. Start with {NULL}. */
+/* Memory that is freed all at once. Start with {.newest = NULL}. */
 struct arena {
   struct arena_block *newest;
 };
@@ -57,7 +57,7 @@ void *arena_take(struct arena *arena, size_t size);
 char *arena_copy(struct arena *arena, const void *data, size_t size);
 void arena_free(struct arena *arena);
 
-/* A string that grows. Start with {NULL}. Once memory ran out, `failed` is
+/* A string that grows. Start with {.data = NULL}. Once memory ran out, `failed` is
 ** set and nothing more is appended. */
 struct text {
   char *data; /* has a NUL behind it once something was appended */
@@ -75,6 +75,11 @@ void text_free(struct text *text);
 
 /* Whether `size` bytes are well-formed UTF-8 (no surrogates, none overlong). */
 bool utf8_valid(const char *data, size_t size);
+
+/* Format a message of one line into `room` bytes: cut at a character, and with
+** a '?' for each control character and each byte that is no UTF-8. */
+void message_format(char *message, size_t room, const char *format,
+                    va_list arguments);
 
 /* The largest size <= `size` that does not cut a character in two. */
 size_t utf8_floor(const char *data, size_t size);
@@ -146,6 +151,12 @@ const struct sqlite3_api_routines *provider_linked(void);
 #define SQL_ENUM(name, text) SQL_##name,
 enum sql { DIBS_SQL_MAP(SQL_ENUM) SQL_COUNT };
 #undef SQL_ENUM
+
+/* The macros of sqlite3ext.h turn sqlite3_step() into sqlite3_api->step(): each
+** function that calls SQLite has a local of that name, so that every handle
+** uses its own library. */
+#define SQLITE_LIBRARY(db)                                                     \
+  const struct sqlite3_api_routines *sqlite3_api = (db)->api
 
 struct dibs_db {
   const struct sqlite3_api_routines *api;

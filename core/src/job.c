@@ -201,7 +201,7 @@ static void member_progress(struct text *text, const dibs_job *job) {
 }
 
 static void error_json(struct text *text, const dibs_job_error *error) {
-  struct text object = {NULL};
+  struct text object = {.data = NULL};
   text_string(&object, "{");
   member_int(&object, "attempt", error->attempt);
   member_time(&object, "at", error->at);
@@ -257,7 +257,7 @@ static void job_write(struct text *text, const dibs_job *job) {
 }
 
 int dibs_job_json(const dibs_job *job, char **json) {
-  struct text text = {NULL};
+  struct text text = {.data = NULL};
   if (!json) return DIBS_MISUSE;
   *json = NULL;
   if (!job) return DIBS_MISUSE;

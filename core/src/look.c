@@ -104,8 +104,8 @@ static void list_check(dibs_db *db, const dibs_list_options *options) {
 
 static void list_run(dibs_db *db, struct patterns patterns,
                      const dibs_list_options *options, struct job_list *list) {
-  struct text ids = {NULL};
-  struct page page = {NULL};
+  struct text ids = {.data = NULL};
+  struct page page = {.ids = NULL};
   sql_begin_read(db);
   queue_ids(db, patterns, &ids);
   page_read(db, options, &ids, &page);

@@ -84,10 +84,21 @@ static char *slice_copy(struct reading *reading, const char *data,
   return copy;
 }
 
+/* Whether a string has the escape of U+0000, which no C string can hold, and
+** at which SQLite would cut it. */
+static bool nul_escaped(const struct json_slice *value) {
+  for (size_t i = 1; i + 5 < value->size; i++) {
+    if (value->data[i] != '\\') continue;
+    if (!memcmp(value->data + i + 1, "u0000", 5)) return true;
+    i++;
+  }
+  return false;
+}
+
 /* A string without its quotes and escapes; NULL when it is none. */
 static char *text_read(struct reading *reading) {
   const struct json_slice *value = &reading->value;
-  if (*value->data != '"') return NULL;
+  if (*value->data != '"' || nul_escaped(value)) return NULL;
   if (!memchr(value->data, '\\', value->size))
     return slice_copy(reading, value->data + 1, value->size - 2);
   dibs_db *db = reading->db;
@@ -95,9 +106,7 @@ static char *text_read(struct reading *reading) {
                                 SQL_ARGS(sql_sized(value->data, value->size)));
   if (!row) return NULL;
   dibs_payload text = sql_column_payload(db, row, 0);
-  char *copy = NULL;
-  if (!memchr(text.data, 0, text.size))
-    copy = slice_copy(reading, text.data, text.size);
+  char *copy = slice_copy(reading, text.data, text.size);
   sql_reset(db, row);
   return copy;
 }
@@ -124,12 +133,12 @@ static bool integer_read(struct reading *reading, int64_t *integer) {
   return true;
 }
 
-/* "5m", or a number of seconds. Negative ones are for the caller to refuse. */
+/* "5m", or a number of seconds, not negative. */
 static bool duration_read(struct reading *reading, int64_t *milliseconds) {
   double seconds;
   if (number_read(reading, &seconds)) {
-    if (!(fabs(seconds) * 1000 <= (double)TIME_MAX)) return false;
-    *milliseconds = (int64_t)(seconds * 1000 + (seconds < 0 ? -0.5 : 0.5));
+    if (!(seconds >= 0 && seconds * 1000 <= (double)TIME_MAX)) return false;
+    *milliseconds = (int64_t)(seconds * 1000 + 0.5);
     return true;
   }
   char *text = text_read(reading);
@@ -281,8 +290,14 @@ static void object_read(dibs_db *db, struct parsed *parsed, const char *json,
     return;
   }
   while (!db->status && json_next(&walk, &key, &reading.value)) {
-    reading.name = slice_copy(&reading, key.data, key.size);
-    if (reading.name) member_read(&reading);
+    struct json_slice value = reading.value;
+    reading.value = (struct json_slice){key.data - 1, key.size + 2};
+    reading.name = "a member's name";
+    const char *name = text_read(&reading);
+    if (!name) value_fail(&reading, "the name of a job option");
+    reading.name = name;
+    reading.value = value;
+    if (name) member_read(&reading);
   }
 }
 

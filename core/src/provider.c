@@ -8,6 +8,13 @@
 */
 #include "internal.h"
 
+/* In the amalgamation sqlite3ext.h may have come before: here the linked
+** functions themselves are meant. */
+#undef sqlite3_auto_extension
+#undef sqlite3_cancel_auto_extension
+#undef sqlite3_open_v2
+#undef sqlite3_close
+
 /* sqlite3_auto_extension() passes no argument along. */
 static pthread_mutex_t linked_mutex = PTHREAD_MUTEX_INITIALIZER;
 static const struct sqlite3_api_routines *linked_api;

@@ -24,11 +24,9 @@ static void settlement_fail(dibs_settlement *settlement, int status,
                             const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  size_t room = sizeof settlement->message;
-  int size = vsnprintf(settlement->message, room, format, arguments);
+  message_format(settlement->message, sizeof settlement->message, format,
+                 arguments);
   va_end(arguments);
-  if (size >= (int)room)
-    settlement->message[utf8_floor(settlement->message, room - 1)] = 0;
   settlement->status = status;
 }
 

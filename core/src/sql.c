@@ -3,10 +3,6 @@
 ** sql.c: every call of SQLite that an operation makes. Statements are numbers
 ** (statements.h), prepared on first use and kept with the handle; values are
 ** bound by arrays of tagged values; result codes become statuses.
-**
-** The macros of sqlite3ext.h turn sqlite3_step() into sqlite3_api->step():
-** each function that calls SQLite has a local of that name, so that every
-** handle uses its own library.
 */
 #include "internal.h"
 
@@ -15,8 +11,6 @@
 #include <sqlite3ext.h>
 #include <stdio.h>
 #include <string.h>
-
-#define SQLITE_LIBRARY(db) const sqlite3_api_routines *sqlite3_api = (db)->api
 
 static const char *const sql_texts[] = {
 #define SQL_TEXT_ROW(name, text) text,

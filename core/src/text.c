@@ -4,6 +4,7 @@
 */
 #include "internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* The size of the well-formed character at `data`, 0 if there is none
@@ -39,14 +40,39 @@ size_t utf8_floor(const char *data, size_t size) {
   return size;
 }
 
+/* Whether the character of `size` bytes is a control character. */
+static bool control_is(const unsigned char *character, size_t size) {
+  if (size == 1) return character[0] < 0x20 || character[0] == 0x7F;
+  return size == 2 && character[0] == 0xC2 && character[1] < 0xA0;
+}
+
+void message_format(char *message, size_t room, const char *format,
+                    va_list arguments) {
+  int size = vsnprintf(message, room, format, arguments);
+  if (size >= (int)room) message[utf8_floor(message, room - 1)] = 0;
+  unsigned char *from = (unsigned char *)message, *to = from;
+  for (size_t left = strlen(message); left;) {
+    size_t taken = utf8_size(from, left);
+    if (!taken || control_is(from, taken)) {
+      *to++ = '?';
+      if (!taken) taken = 1;
+    } else {
+      memmove(to, from, taken);
+      to += taken;
+    }
+    from += taken;
+    left -= taken;
+  }
+  *to = 0;
+}
+
 const char *name_problem(const char *name) {
   size_t size = strlen(name);
   if (!size) return "is empty: give 1 to 255 bytes";
   if (size > DIBS_NAME_MAX) return "is longer than 255 bytes";
   if (!utf8_valid(name, size)) return "is not UTF-8";
   for (const unsigned char *at = (const unsigned char *)name; *at; at++) {
-    bool c1 = at[0] == 0xC2 && at[1] < 0xA0;
-    if (*at < 0x20 || *at == 0x7F || c1) return "has a control character";
+    if (control_is(at, *at == 0xC2 ? 2 : 1)) return "has a control character";
     if (*at == '*') return "has a '*', which stands for any queue beneath";
   }
   return NULL;

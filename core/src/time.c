@@ -82,12 +82,13 @@ char *duration_format(int64_t milliseconds, char text[DURATION_SIZE]) {
   return text;
 }
 
-/* Days from 1970-01-01 to a date. */
+/* Days from 1970-01-01 to a date; counted from the year -400, so that nothing
+** is negative. */
 static int64_t date_days(int64_t year, int month, int day) {
-  if (month <= 2) year--;
+  year += month <= 2 ? 399 : 400;
   int64_t shifted = (month + 9) % 12; /* March is 0 */
   return year * 365 + year / 4 - year / 100 + year / 400 +
-         (153 * shifted + 2) / 5 + day - 1 - 719468;
+         (153 * shifted + 2) / 5 + day - 1 - 719468 - 146097;
 }
 
 static int month_days(int year, int month) {
