@@ -79,7 +79,8 @@ struct bench {
   char filesystem[32];
   char machine[512];
   int mode;      /* enum dibs_synchronous */
-  int64_t count; /* jobs in a round of this mode */
+  int64_t most;  /* commits in a round of one contestant, in this mode */
+  int64_t count; /* jobs in a round of the figure being measured */
   sqlite3 *raw;
   sqlite3_stmt *insert;
   dibs_db *db;
@@ -379,6 +380,14 @@ static void run(struct bench *bench, enum figure figure) {
   }
 }
 
+/* Whole transactions, one at least. */
+static int64_t count_of(const struct bench *bench, enum figure figure) {
+  int64_t batch = FIGURE[figure].batch;
+  int64_t commits = (bench->jobs + batch - 1) / batch;
+  if (commits > bench->most) commits = bench->most;
+  return (commits > 0 ? commits : 1) * batch;
+}
+
 static void measure(struct bench *bench, enum figure figure, int64_t round) {
   double began;
   if (failed(bench)) return;
@@ -386,6 +395,7 @@ static void measure(struct bench *bench, enum figure figure, int64_t round) {
               MODES[bench->mode], (long long)round + 1,
               (long long)bench->rounds, FIGURE[figure].name,
               (long long)FIGURE[figure].batch);
+  bench->count = count_of(bench, figure);
   began = seconds();
   run(bench, figure);
   bench->rates[figure][round] = (double)bench->count / (seconds() - began);
@@ -402,16 +412,12 @@ static void measure_round(struct bench *bench, int64_t round) {
 }
 
 /* A commit may cost ten microseconds or ten milliseconds. */
-static void choose_count(struct bench *bench) {
+static void choose_most(struct bench *bench) {
   double began = seconds();
-  double most;
-  bench->count = TRIAL;
   status_line("synchronous=%s: measuring how many", MODES[bench->mode]);
+  bench->count = TRIAL;
   raw_run(bench, 1);
-  most = ROUND_SECONDS * TRIAL / (seconds() - began);
-  bench->count = bench->jobs;
-  if ((double)bench->count > most) bench->count = (int64_t)most;
-  bench->count = (bench->count + BATCH - 1) / BATCH * BATCH;
+  bench->most = (int64_t)(ROUND_SECONDS * TRIAL / (seconds() - began));
 }
 
 /* ------------------------------------------------------------------------ */
@@ -469,8 +475,9 @@ static void print_json(const struct bench *bench, enum figure figure) {
   json_spread("ratio", &ratio, 3);
   printf(",\"ratio_to_batch\":%lld,\"jobs\":%lld,\"rounds\":%lld,"
          "\"payload\":%zu",
-         (long long)FIGURE[FIGURE[figure].one].batch, (long long)bench->count,
-         (long long)bench->rounds, bench->size);
+         (long long)FIGURE[FIGURE[figure].one].batch,
+         (long long)count_of(bench, figure), (long long)bench->rounds,
+         bench->size);
   printf(",\"filesystem\":\"%s\",\"sqlite\":\"%s\",\"machine\":",
          bench->filesystem, sqlite3_libversion());
   print_json_string(stdout, bench->machine);
@@ -549,7 +556,7 @@ static void mode_run(struct bench *bench, int mode, struct table *table) {
   bench->mode = mode;
   raw_open(bench);
   if (!failed(bench)) db_open(bench);
-  if (!failed(bench)) choose_count(bench);
+  if (!failed(bench)) choose_most(bench);
   for (int64_t i = 0; i < bench->rounds; i++) measure_round(bench, i);
   status_clear();
   db_close(bench);

@@ -51,7 +51,7 @@ def test_tables_for_people_and_for_markdown(tmp_path):
     assert "SQLite 3." in text
     table = [line for line in bench(tmp_path, "--markdown").splitlines() if line[:1] == "|"]
     assert len(table) == 2 + 12
-    assert {line.count("|") for line in table} == {9}
+    assert {line.count("|") for line in table} == {8}
 
 
 @pytest.mark.parametrize("size", ["0", "1", "2", "50000"])
