@@ -295,7 +295,7 @@ static int ask_to_clear(const struct cli *cli, const struct target *target) {
   int64_t count;
   if (cli_has(cli, OPTION_YES) || !isatty(STDIN_FILENO)) return 0;
   int code = count_waiting(target, cli_has(cli, OPTION_DEAD), &count);
-  if (code) return code;
+  if (code || count == 0) return code;
   (void)fprintf(stderr, "Remove ");
   print_count(stderr, count, "job");
   (void)fprintf(stderr, "? [y/N] ");

@@ -407,7 +407,8 @@ const struct command commands_table[] = {
         "remove finished jobs whose time of keeping is over",
         NULL,
         "dibs prune\n",
-        OPTIONS({OPTIONS_END, NULL}),
+        OPTIONS({OPTION_ALL, "all queues, as it does without this too"},
+                {OPTION_YES, "do not ask, as it does without this too"}),
         run_prune,
     },
     {

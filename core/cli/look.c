@@ -180,8 +180,8 @@ static void stats_row(struct table *table, const dibs_queue_stats *stats) {
 
 static void stats_table(const dibs_stats_list *stats) {
   static const char *const heads[] = {
-      "QUEUE", ">READY", ">SCHEDULED", ">BLOCKED",     ">STAGED", ">RUNNING",
-      ">DONE", ">DEAD",  ">EXPIRED",   "OLDEST READY", "PAUSED"};
+      "QUEUE", ">READY", ">SCHEDULED", ">BLOCKED", ">STAGED", ">RUNNING",
+      ">DONE", ">DEAD",  ">EXPIRED",   "OLDEST",   "PAUSED"};
   struct table *table = table_new(heads, sizeof heads / sizeof *heads);
   for (size_t i = 0; i < stats->count; i++) stats_row(table, &stats->queues[i]);
   table_print(table, stdout, 0);

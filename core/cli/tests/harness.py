@@ -138,12 +138,20 @@ class Database:
 class Terminal:
     """dibs on a terminal of its own."""
 
-    def __init__(self, *args, env=None, stdin=None, stdout=None, columns=100):
+    def __init__(
+        self,
+        *args,
+        env=None,
+        stdin=None,
+        stdout=None,
+        columns=100,
+        program=PROGRAM,
+    ):
         self.master, slave = pty.openpty()
         size = struct.pack("HHHH", 40, columns, 0, 0)
         fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
         self.process = subprocess.Popen(
-            [PROGRAM, *map(str, args)],
+            [program, *map(str, args)],
             stdin=slave if stdin is None else stdin,
             stdout=slave if stdout is None else stdout,
             stderr=slave,
