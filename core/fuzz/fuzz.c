@@ -19,6 +19,7 @@
 #define DEPTH_JUDGED 900
 
 int64_t fuzz_now = FUZZ_START;
+const char *fuzz_about;
 
 /* ------------------------------------------------------------------------ */
 /* Promises                                                                 */
@@ -26,6 +27,7 @@ int64_t fuzz_now = FUZZ_START;
 
 void fuzz_fail(const char *file, int line, const char *what) {
   fprintf(stderr, "%s:%d: does not hold: %s\n", file, line, what);
+  if (fuzz_about) fprintf(stderr, "about: %.4000s\n", fuzz_about);
   abort();
 }
 
@@ -224,6 +226,7 @@ void fuzz_check_job(const dibs_job *job) {
   char *json = NULL;
   size_t i, size;
   REQUIRE(dibs_job_json(job, &json) == DIBS_OK && json);
+  fuzz_about = json;
   size = strlen(json);
   for (i = 0; i < size; i++) REQUIRE((unsigned char)json[i] >= 0x20);
   REQUIRE(fuzz_is_utf8(json, size));
@@ -232,6 +235,7 @@ void fuzz_check_job(const dibs_job *job) {
     REQUIRE(holds_id(json, job->id));
     REQUIRE(holds_payload(json, &job->payload));
   }
+  fuzz_about = NULL;
   dibs_free(json);
 }
 

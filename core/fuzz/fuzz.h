@@ -36,6 +36,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 _Noreturn void fuzz_fail(const char *file, int line, const char *what);
 
+/* What fuzz_fail() shows besides; borrowed, NULL: nothing. */
+extern const char *fuzz_about;
+
 /* A set of statuses, to be joined with |. */
 #define STATUS(name) (UINT32_C(1) << DIBS_##name)
 
