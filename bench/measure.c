@@ -9,6 +9,7 @@
 #include "measure.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <sqlite3.h>
@@ -17,10 +18,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 static char folder[4096];
+static pid_t remover;
+static int alive; /* the write end of the pipe: ends with us */
 
 double seconds(void) {
   struct timespec now;
@@ -80,19 +84,26 @@ _Noreturn static void remove_when_over(int fd) {
   _exit(1);
 }
 
+/* At a proper end, wait until the folder is gone. */
+static void remove_now(void) {
+  close(alive);
+  waitpid(remover, NULL, 0);
+}
+
 const char *scratch_folder(const char *where) {
   int fds[2];
-  pid_t child;
   snprintf(folder, sizeof folder, "%s/dibs-measure-XXXXXX", where);
   if (!mkdtemp(folder)) give_up("%s: %s", where, strerror(errno));
-  if (pipe2(fds, 02000000 /* O_CLOEXEC */) != 0) give_up("no pipe");
-  child = fork();
-  if (child < 0) give_up("no second process");
-  if (child == 0) {
+  if (pipe2(fds, O_CLOEXEC) != 0) give_up("no pipe");
+  alive = fds[1];
+  remover = fork();
+  if (remover < 0) give_up("no second process");
+  if (remover == 0) {
     close(fds[1]);
     remove_when_over(fds[0]);
   }
   close(fds[0]);
+  atexit(remove_now);
   return folder;
 }
 
