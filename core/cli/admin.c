@@ -70,15 +70,14 @@ static void free_ids(struct ids *ids) {
   free(ids->outcomes);
 }
 
-/* Read the ids, and say which words are none. Returns 0 or an exit code. */
+/* Read the ids, and say which words are none. Returns 0 or an exit code; to be
+** freed in either case. */
 static int read_ids(const struct cli *cli, struct ids *ids) {
   memset(ids, 0, sizeof *ids);
   ids->ids = calloc(cli->argument_count, sizeof *ids->ids);
   ids->outcomes = calloc(cli->argument_count, sizeof *ids->outcomes);
-  if (ids->ids == NULL || ids->outcomes == NULL) {
-    free_ids(ids);
+  if (ids->ids == NULL || ids->outcomes == NULL)
     return cli_error(DIBS_NOMEM, "out of memory");
-  }
   for (size_t i = 0; i < cli->argument_count; i++) {
     int64_t id = cli_id(cli->arguments[i]);
     if (id > 0) ids->ids[ids->count++] = id;
@@ -118,8 +117,8 @@ static int for_ids(struct cli *cli, const char *done,
       show_count(count, done);
       code = show_outcomes(&ids);
     }
-    free_ids(&ids);
   }
+  free_ids(&ids);
   (void)dibs_close(db);
   return code;
 }

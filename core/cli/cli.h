@@ -300,6 +300,10 @@ void help_print_man(FILE *file);
 /* show.c                                                                   */
 /* ------------------------------------------------------------------------ */
 
+/* Write "in 3 min" or "3 min ago", or "" for a time that is not set. Returns
+** `text`. */
+const char *format_relative(int64_t at, int64_t now, char *text, size_t size);
+
 /* Print a job as JSON on a line. Returns 0 or an exit code. */
 int show_job_json(const dibs_job *job);
 

@@ -161,8 +161,9 @@ static void stats_number(struct table *table, int64_t number, int state) {
   table_number(table, number, number ? colour_of_state(state) : COLOUR_DIM);
 }
 
-static void stats_row(struct table *table, const dibs_queue_stats *stats) {
-  char time[DIBS_TIME_SIZE] = "";
+static void stats_row(struct table *table, const dibs_queue_stats *stats,
+                      int64_t now) {
+  char age[60];
   table_text(table, stats->queue, COLOUR_NONE);
   stats_number(table, stats->ready, DIBS_READY);
   stats_number(table, stats->scheduled, DIBS_SCHEDULED);
@@ -172,18 +173,19 @@ static void stats_row(struct table *table, const dibs_queue_stats *stats) {
   stats_number(table, stats->done, DIBS_DONE);
   stats_number(table, stats->dead, DIBS_DEAD);
   stats_number(table, stats->expired, DIBS_DONE);
-  if (stats->oldest_ready_at != DIBS_UNSET)
-    (void)dibs_format_time(stats->oldest_ready_at, time);
-  table_text(table, time, COLOUR_NONE);
+  table_text(table,
+             format_relative(stats->oldest_ready_at, now, age, sizeof age),
+             COLOUR_NONE);
   table_text(table, stats->paused ? "paused" : "", COLOUR_YELLOW);
 }
 
-static void stats_table(const dibs_stats_list *stats) {
+static void stats_table(const dibs_stats_list *stats, int64_t now) {
   static const char *const heads[] = {
       "QUEUE", ">READY", ">SCHEDULED", ">BLOCKED", ">STAGED", ">RUNNING",
       ">DONE", ">DEAD",  ">EXPIRED",   "OLDEST",   "PAUSED"};
   struct table *table = table_new(heads, sizeof heads / sizeof *heads);
-  for (size_t i = 0; i < stats->count; i++) stats_row(table, &stats->queues[i]);
+  for (size_t i = 0; i < stats->count; i++)
+    stats_row(table, &stats->queues[i], now);
   table_print(table, stdout, 0);
 }
 
@@ -193,7 +195,7 @@ static int show_stats(dibs_db *db, const char *const *queues, size_t count) {
   if (output_json()) {
     for (size_t i = 0; i < stats->count; i++) stats_json(&stats->queues[i]);
   } else {
-    stats_table(stats);
+    stats_table(stats, dibs_now(db));
   }
   dibs_stats_list_free(stats);
   return 0;

@@ -41,9 +41,7 @@ static void format_span(int64_t ms, char *text, size_t size) {
   (void)snprintf(text, size, "%" PRId64 " ms", ms);
 }
 
-/* "in 3 min" or "3 min ago"; "" for a time that is not set. */
-static const char *format_relative(int64_t at, int64_t now, char *text,
-                                   size_t size) {
+const char *format_relative(int64_t at, int64_t now, char *text, size_t size) {
   char span[40];
   text[0] = '\0';
   if (at == DIBS_UNSET) return text;
