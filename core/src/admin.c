@@ -359,6 +359,7 @@ int dibs_prune(dibs_db *db, int64_t *removed) {
   sql_run(db, SQL_UNIQUE_CLEAN, SQL_ARGS(sql_int(db->now), sql_int(INT32_MAX)));
   sql_run(db, SQL_CURSOR_CLEAN, SQL_ARGS(sql_int(db->now - CURSOR_MEMORY)));
   sql_run(db, SQL_QUEUE_CLEAN, SQL_NONE);
+  db->cache.queue.id = 0;
   sql_end(db);
   if (removed) *removed = count;
   return handle_leave(db);

@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -30,7 +31,10 @@ struct claim {
   int64_t lease; /* DIBS_UNSET: the job's */
   const char *worker;
   bool in_order;
+  bool full; /* no more payload fits */
   struct job_list *list;
+  const char *worker_copy; /* in the list, as are all jobs' strings */
+  const char *queue;       /* of the batch under way */
 };
 
 static const char *const default_queues[] = {DIBS_DEFAULT_QUEUE};
@@ -42,7 +46,7 @@ patterns_or_default(dibs_db *db, const char *const *queues, size_t count) {
 }
 
 static bool claim_is_full(const struct claim *claim) {
-  return (int64_t)claim->list->list.count >= claim->n;
+  return claim->full || (int64_t)claim->list->list.count >= claim->n;
 }
 
 /* Whether one exact queue is meant, which needs no turns. */
@@ -89,11 +93,22 @@ static bool queue_next(dibs_db *db, struct patterns patterns, const char *after,
 
 /* ------------------------------------------------------------------ taking */
 
-/* A ready row. */
+/* A ready row, and what of its job is not in the list. */
 struct ready {
   int64_t id;
   int64_t priority;
   struct history history;
+  int64_t unique_for;
+  bool orphan; /* there is no such job: the row is dropped */
+};
+
+#define READY_AT_ONCE 64
+
+/* Some rows of a queue, and where their jobs begin in the list. */
+struct batch {
+  struct ready rows[READY_AT_ONCE];
+  int count;
+  size_t start;
 };
 
 static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
@@ -104,53 +119,97 @@ static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
   ready->history.crashes = sql_column_int(db, row, 4);
   ready->history.lapses = sql_column_int(db, row, 5);
   ready->history.errors = sql_column_int(db, row, 6);
+  ready->orphan = sql_column_int(db, row, 7) == DIBS_UNSET;
+  ready->unique_for = sql_column_int(db, row, 17);
 }
 
-/* Add the job to the list, from its row. False when it is to be left: it is
-** not there, or the list has as many bytes of payload as it may. */
-static dibs_job *job_take(dibs_db *db, struct claim *claim, int64_t id,
-                          int64_t *unique_for, int64_t *expires_at) {
-  struct job_list *list = claim->list;
-  sqlite3_stmt *row = sql_first(db, SQL_JOB_CLAIM, SQL_ARGS(sql_int(id)));
-  if (!row) return NULL;
-  dibs_payload payload = sql_column_payload(db, row, 0);
-  bool over = list->list.count &&
-              list->payload + payload.size > (size_t)db->max_payload;
-  dibs_job *job = over ? NULL : job_list_add(db, list);
-  if (job) {
-    job->id = id;
-    job->payload = job_list_payload(db, list, payload);
-    job->name = job_list_copy(db, list, sql_column_text(db, row, 1));
-    job->headers = job_list_copy(db, list, sql_column_text(db, row, 2));
-    job->key = job_list_copy(db, list, sql_column_text(db, row, 3));
-    job->created_at = sql_column_int(db, row, 4);
-    job->max_attempts = sql_column_int(db, row, 5);
-    job->lease = sql_column_int(db, row, 6);
-    job->timeout = sql_column_int(db, row, 7);
-    job->expires_at = *expires_at = sql_column_int(db, row, 8);
-    job->priority = sql_column_int(db, row, 9);
-    *unique_for = sql_column_int(db, row, 10);
-  }
-  sql_reset(db, row);
-  return job;
+/* Append the row's job to the list. False when the list has as many bytes of
+** payload as it may. */
+static bool job_read_row(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
+                         const struct ready *ready) {
+  dibs_payload payload = sql_column_payload(db, row, 8);
+  if (list->list.count &&
+      list->payload + payload.size > (size_t)db->max_payload)
+    return false;
+  dibs_job *job = job_list_add(db, list);
+  if (!job) return false;
+  job->id = ready->id;
+  job->priority = ready->priority;
+  job->payload = job_list_payload(db, list, payload);
+  job->name = job_list_copy(db, list, sql_column_text(db, row, 9));
+  job->headers = job_list_copy(db, list, sql_column_text(db, row, 10));
+  job->key = job_list_copy(db, list, sql_column_text(db, row, 11));
+  job->created_at = sql_column_int(db, row, 12);
+  job->max_attempts = sql_column_int(db, row, 13);
+  job->lease = sql_column_int(db, row, 14);
+  job->timeout = sql_column_int(db, row, 15);
+  job->expires_at = sql_column_int(db, row, 16);
+  return !db->status;
 }
+
+/* Read the first rows of the queue, at most `limit`, with their jobs. */
+static void batch_read(dibs_db *db, struct claim *claim,
+                       const struct queue *queue, int64_t limit,
+                       struct batch *batch) {
+  batch->count = 0;
+  batch->start = claim->list->list.count;
+  sqlite3_stmt *row = sql_first(db, SQL_READY_FIRST,
+                                SQL_ARGS(sql_int(queue->id), sql_int(limit)));
+  if (!row) return;
+  do {
+    struct ready *ready = &batch->rows[batch->count];
+    ready_read(db, row, ready);
+    if (!ready->orphan && !job_read_row(db, claim->list, row, ready)) {
+      claim->full = true;
+      break;
+    }
+    batch->count++;
+  } while (batch->count < limit && sql_next(db, row));
+  sql_reset(db, row);
+}
+
+/* The rows read are the first of the queue: those of a higher priority than
+** the last, and of its priority those up to its id. */
+static void batch_remove(dibs_db *db, const struct queue *queue,
+                         const struct batch *batch) {
+  if (!batch->count) return;
+  const struct ready *last = &batch->rows[batch->count - 1];
+  if (batch->count == 1) {
+    sql_run(db, SQL_READY_REMOVE,
+            SQL_ARGS(sql_int(queue->id), sql_int(last->priority),
+                     sql_int(last->id)));
+    return;
+  }
+  if (batch->rows[0].priority != last->priority)
+    sql_run(db, SQL_READY_REMOVE_ABOVE,
+            SQL_ARGS(sql_int(queue->id), sql_int(last->priority)));
+  sql_run(
+      db, SQL_READY_REMOVE_TO,
+      SQL_ARGS(sql_int(queue->id), sql_int(last->priority), sql_int(last->id)));
+}
+
+/* ----------------------------------------------------------------- leasing */
 
 static int64_t lease_choose(const struct claim *claim, const dibs_job *job) {
   if (claim->lease != DIBS_UNSET) return claim->lease;
   return job->lease == DIBS_UNSET ? DIBS_DEFAULT_LEASE : job->lease;
 }
 
-/* Fill in what the claim itself decides, and write the lease. */
-static void lease_make(dibs_db *db, struct claim *claim,
-                       const struct queue *queue, const struct ready *ready,
-                       dibs_job *job) {
-  struct text receipt = {.data = NULL};
-  int64_t token = (int64_t)random_next(db);
-  const struct history *history = &ready->history;
+static const char *receipt_make(dibs_db *db, struct job_list *list, int64_t id,
+                                int64_t token) {
+  char receipt[48];
+  snprintf(receipt, sizeof receipt, "%lld:%016llx", (long long)id,
+           (unsigned long long)token);
+  return job_list_copy(db, list, receipt);
+}
+
+/* Fill in what the claim itself decides. */
+static void lease_fill(dibs_db *db, struct claim *claim,
+                       const struct history *history, dibs_job *job) {
   if (job->max_attempts == DIBS_UNSET)
     job->max_attempts = DIBS_DEFAULT_MAX_ATTEMPTS;
   job->state = DIBS_RUNNING;
-  job->queue = job_list_copy(db, claim->list, queue->name);
+  job->queue = claim->queue;
   job->attempt = history->attempt + 1;
   job->crashes = history->crashes;
   job->due_at =
@@ -158,12 +217,15 @@ static void lease_make(dibs_db *db, struct claim *claim,
   job->claimed_at = db->now;
   job->lease = lease_choose(claim, job);
   job->lease_until = time_add(db->now, job->lease);
-  job->worker = job_list_copy(db, claim->list, claim->worker);
-  text_format(&receipt, "%lld:%016llx", (long long)job->id,
-              (unsigned long long)token);
-  if (receipt.failed) handle_nomem(db);
-  job->receipt = job_list_copy(db, claim->list, receipt.data);
-  text_free(&receipt);
+  job->worker = claim->worker_copy;
+}
+
+static void lease_add(dibs_db *db, struct claim *claim,
+                      const struct queue *queue, const struct history *history,
+                      dibs_job *job) {
+  int64_t token = (int64_t)random_next(db);
+  lease_fill(db, claim, history, job);
+  job->receipt = receipt_make(db, claim->list, job->id, token);
   sql_run(db, SQL_LEASED_ADD,
           SQL_ARGS(sql_int(job->id), sql_int(queue->id), sql_int(token),
                    sql_int(job->lease_until), sql_int(db->now),
@@ -171,16 +233,18 @@ static void lease_make(dibs_db *db, struct claim *claim,
                    sql_int(job->attempt), sql_int(history->crashes),
                    sql_int(history->lapses), sql_int(history->errors),
                    sql_text(claim->worker)));
+  event_note(db, job->lease_until);
 }
 
 /* What the common case has nothing to do with: a unique key that is held only
 ** until the start; a last error. */
-static void extras_take(dibs_db *db, struct claim *claim, int64_t unique_for,
-                        int64_t errors, dibs_job *taken) {
+static void extras_take(dibs_db *db, struct claim *claim,
+                        const struct ready *ready, dibs_job *taken) {
   struct job job;
-  if (unique_for == DIBS_UNIQUE_UNTIL_START && job_read(db, taken->id, &job))
+  if (ready->unique_for == DIBS_UNIQUE_UNTIL_START &&
+      job_read(db, taken->id, &job))
     unique_start(db, &job);
-  if (!errors) return;
+  if (!ready->history.errors) return;
   sqlite3_stmt *row =
       sql_first(db, SQL_ERROR_LAST, SQL_ARGS(sql_int(taken->id)));
   if (!row) return;
@@ -199,49 +263,43 @@ static void expired_drop(dibs_db *db, const struct ready *ready) {
   if (job_read(db, ready->id, &job)) job_expire(db, &job, &placement);
 }
 
-/* Take one ready row. False when the claim must end here. */
-static bool ready_take(dibs_db *db, struct claim *claim,
-                       const struct queue *queue, const struct ready *ready) {
-  int64_t unique_for = DIBS_UNSET, expires_at = DIBS_UNSET;
-  dibs_job *job = job_take(db, claim, ready->id, &unique_for, &expires_at);
-  if (!job && claim->list->list.count) return false;
-  sql_run(db, SQL_READY_REMOVE,
-          SQL_ARGS(sql_int(queue->id), sql_int(ready->priority),
-                   sql_int(ready->id)));
-  if (!job) return !db->status; /* a row without its job */
-  if (expires_at != DIBS_UNSET && expires_at <= db->now) {
-    claim->list->list.count--;
-    claim->list->payload -= job->payload.size;
-    expired_drop(db, ready);
-    return !db->status;
+/* Lease the jobs of the batch; the expired ones leave the list. */
+static void batch_lease(dibs_db *db, struct claim *claim,
+                        const struct queue *queue, struct batch *batch) {
+  struct job_list *list = claim->list;
+  size_t from = batch->start, to = batch->start;
+  claim->queue = job_list_copy(db, list, queue->name);
+  for (int i = 0; i < batch->count && !db->status; i++) {
+    const struct ready *ready = &batch->rows[i];
+    if (ready->orphan) continue;
+    dibs_job job = list->jobs[from++];
+    if (job.expires_at != DIBS_UNSET && job.expires_at <= db->now) {
+      list->payload -= job.payload.size;
+      expired_drop(db, ready);
+      continue;
+    }
+    lease_add(db, claim, queue, &ready->history, &job);
+    extras_take(db, claim, ready, &job);
+    list->jobs[to++] = job;
   }
-  lease_make(db, claim, queue, ready, job);
-  if (unique_for == DIBS_UNIQUE_UNTIL_START || ready->history.errors)
-    extras_take(db, claim, unique_for, ready->history.errors, job);
-  return !db->status;
+  list->list.count = to;
 }
 
-#define READY_AT_ONCE 64
-
-/* Take from a queue until `claim` has `n` jobs or there are none left. Gives
-** how many rows there were. */
+/* Take from a queue until there are `n` jobs or it has none left. Gives how
+** many rows there were. */
 static int64_t queue_take(dibs_db *db, struct claim *claim,
                           const struct queue *queue, int64_t n) {
-  struct ready rows[READY_AT_ONCE];
+  struct batch batch;
   int64_t seen = 0;
-  while ((int64_t)claim->list->list.count < n && !db->status) {
-    int64_t count = 0, limit = n - (int64_t)claim->list->list.count;
+  do {
+    int64_t limit = n - (int64_t)claim->list->list.count;
     if (limit > READY_AT_ONCE) limit = READY_AT_ONCE;
-    sqlite3_stmt *row = sql_first(db, SQL_READY_FIRST,
-                                  SQL_ARGS(sql_int(queue->id), sql_int(limit)));
-    if (!row) break;
-    do ready_read(db, row, &rows[count++]);
-    while (count < limit && sql_next(db, row));
-    sql_reset(db, row);
-    seen += count;
-    for (int64_t i = 0; i < count; i++)
-      if (!ready_take(db, claim, queue, &rows[i])) return seen;
-  }
+    batch_read(db, claim, queue, limit, &batch);
+    batch_remove(db, queue, &batch);
+    batch_lease(db, claim, queue, &batch);
+    seen += batch.count;
+  } while (batch.count && !claim->full && !db->status &&
+           (int64_t)claim->list->list.count < n);
   return seen;
 }
 
@@ -259,8 +317,7 @@ static int64_t round_take(dibs_db *db, struct claim *claim,
     int64_t count = (int64_t)claim->list->list.count;
     strcpy(after, name);
     queue_find(db, name, &queue);
-    if (!queue_take(db, claim, &queue, count + 1))
-      sql_run(db, SQL_QUEUE_EMPTY, SQL_ARGS(sql_int(queue.id)));
+    if (!queue_take(db, claim, &queue, count + 1)) queue_empty(db, queue.id);
     if ((int64_t)claim->list->list.count > count) strcpy(last, name);
   }
   return (int64_t)claim->list->list.count - before;
@@ -315,8 +372,7 @@ static void order_take(dibs_db *db, struct claim *claim) {
            pattern_next(db, claim->patterns.items[i], after, name)) {
       strcpy(after, name);
       queue_find(db, name, &queue);
-      if (!queue_take(db, claim, &queue, claim->n))
-        sql_run(db, SQL_QUEUE_EMPTY, SQL_ARGS(sql_int(queue.id)));
+      if (!queue_take(db, claim, &queue, claim->n)) queue_empty(db, queue.id);
     }
   }
 }
@@ -346,7 +402,7 @@ static bool queue_look(dibs_db *db, const char *name) {
 /* Whether there is anything for a claim to do. */
 static bool claim_look(dibs_db *db, struct patterns patterns) {
   char after[KEY_SIZE] = "", name[KEY_SIZE];
-  if (tidy_due(db)) return true;
+  if (tidy_next(db) <= db->now) return true;
   if (patterns_are_one(patterns)) return queue_look(db, patterns.items[0]);
   while (queue_next(db, patterns, after, name)) {
     if (queue_look(db, name)) return true;
@@ -437,6 +493,7 @@ int dibs_claim(dibs_db *db, const char *const *queues, size_t count,
     claim.n = options->n == DIBS_UNSET ? 1 : options->n;
     claim.lease = options->lease;
     claim.worker = options->worker;
+    claim.worker_copy = job_list_copy(db, claim.list, options->worker);
     claim.in_order = options->in_order != 0;
     claim_run(db, &claim, options->wait);
   }

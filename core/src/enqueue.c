@@ -81,11 +81,6 @@ static void real_check(dibs_db *db, const char *what, double value,
               most);
 }
 
-bool json_check(dibs_db *db, const char *data, size_t size) {
-  if (memchr(data, 0, size) || !utf8_valid(data, size)) return false;
-  return sql_get(db, SQL_JSON_VALID, SQL_ARGS(sql_sized(data, size)), 0) != 0;
-}
-
 static void payload_check(dibs_db *db, const dibs_payload *payload) {
   if (payload->kind == DIBS_PAYLOAD_NONE) return;
   if (payload->kind != DIBS_PAYLOAD_JSON && payload->kind != DIBS_PAYLOAD_BYTES)
@@ -102,7 +97,7 @@ static void payload_check(dibs_db *db, const dibs_payload *payload) {
                 "max_payload",
                 payload->size, (long long)db->max_payload);
   else if (payload->kind == DIBS_PAYLOAD_JSON &&
-           (!payload->data || !json_check(db, payload->data, payload->size)))
+           (!payload->data || !json_valid(payload->data, payload->size)))
     handle_fail(db, DIBS_INVALID,
                 "payload is not JSON: give JSON text, or "
                 "say that it is bytes");
@@ -117,7 +112,7 @@ static void headers_check(dibs_db *db, const char *headers) {
                 size, DIBS_HEADERS_MAX);
     return;
   }
-  bool flat = json_kind(headers, size) == '{' && json_check(db, headers, size);
+  bool flat = json_kind(headers, size) == '{' && json_valid(headers, size);
   struct json_walk walk = {headers, headers + size};
   while (flat && json_next(&walk, &key, &value)) flat = *value.data == '"';
   if (!flat)
@@ -243,10 +238,7 @@ static void job_place(dibs_db *db, const struct job *job,
   struct history history = {.due_at = options_due(db, options)};
   bool head = lane_join(db, job);
   if (options->stage != DIBS_UNSET)
-    sql_run(db, SQL_STAGED_ADD,
-            SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
-                     sql_int(time_add(db->now, options->stage)),
-                     sql_int(history.due_at)));
+    place_staged(db, job, time_add(db->now, options->stage), history.due_at);
   else if (head)
     place_waiting(db, job, &history);
   else
@@ -298,50 +290,99 @@ static void conflict_meet(dibs_db *db, int64_t id,
 /* ---------------------------------------------------------------- enqueue */
 
 static int64_t id_next(dibs_db *db) {
-  if (!db->next_id) db->next_id = sql_get(db, SQL_NEXT_ID, SQL_NONE, 0);
-  if (db->next_id > DIBS_ID_MAX)
+  int64_t *next = &db->cache.next_id;
+  if (!*next) *next = sql_get(db, SQL_NEXT_ID, SQL_NONE, 0);
+  if (*next > DIBS_ID_MAX)
     handle_fail(db, DIBS_FULL, "all %lld job ids have been used",
                 (long long)DIBS_ID_MAX);
-  return db->next_id++;
+  return (*next)++;
 }
 
-static void enqueue_one(dibs_db *db, const dibs_new_job *new_job,
-                        struct queue *queue, dibs_enqueued *result) {
-  struct job job;
+/* An enqueue under way. Jobs that may start at once are placed by the run: one
+** statement for all whose ids follow each other. */
+struct enqueue {
+  struct queue queue;
+  int64_t run_first; /* 0: none */
+  int64_t run_last;
+};
+
+static void run_place(dibs_db *db, struct enqueue *enqueue) {
+  if (enqueue->run_first)
+    sql_run(db, SQL_READY_ADD_RUN,
+            SQL_ARGS(sql_int(enqueue->run_first), sql_int(enqueue->run_last)));
+  enqueue->run_first = 0;
+}
+
+static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t id) {
+  if (!enqueue->run_first) enqueue->run_first = id;
+  enqueue->run_last = id;
+  queue_claimable(db, enqueue->queue.id);
+}
+
+/* A job of which nothing was said but its queue and payload. */
+static int64_t plain_add(dibs_db *db, struct enqueue *enqueue,
+                         const dibs_payload *payload) {
+  int64_t id = id_next(db);
+  sql_run(db, SQL_JOB_ADD_PLAIN,
+          SQL_ARGS(sql_int(id), sql_int(enqueue->queue.id), sql_int(db->now),
+                   sql_payload(payload)));
+  run_add(db, enqueue, id);
+  return id;
+}
+
+static int64_t job_add(dibs_db *db, struct enqueue *enqueue, struct job *job,
+                       const dibs_new_job *new_job) {
   const dibs_job_options *options = new_job->options;
-  const char *name = new_job->queue ? new_job->queue : DIBS_DEFAULT_QUEUE;
-  if (!queue->id || strcmp(queue->name, name)) queue_need(db, name, queue);
-  job_start(db, queue, options, &job);
-  int64_t holder = unique_holder(db, &job);
-  if (holder) {
-    conflict_meet(db, holder, new_job);
-    *result = (dibs_enqueued){.id = holder, .existing = 1};
-    return;
-  }
-  job.id = id_next(db);
-  job_insert(db, &job, options, &new_job->payload);
-  unique_acquire(db, &job);
-  if (job.expires_at != DIBS_UNSET)
+  job->id = id_next(db);
+  job_insert(db, job, options, &new_job->payload);
+  unique_acquire(db, job);
+  if (job->expires_at != DIBS_UNSET) {
     sql_run(db, SQL_EXPIRY_ADD,
-            SQL_ARGS(sql_int(job.expires_at), sql_int(job.id)));
-  job_place(db, &job, options);
-  *result = (dibs_enqueued){.id = job.id};
+            SQL_ARGS(sql_int(job->expires_at), sql_int(job->id)));
+    event_note(db, job->expires_at);
+  }
+  bool at_once = !options->key && options->stage == DIBS_UNSET &&
+                 options_due(db, options) == DIBS_UNSET;
+  if (at_once) {
+    run_add(db, enqueue, job->id);
+  } else {
+    run_place(db, enqueue);
+    job_place(db, job, options);
+  }
+  return job->id;
+}
+
+static dibs_enqueued enqueue_one(dibs_db *db, struct enqueue *enqueue,
+                                 const dibs_new_job *new_job) {
+  struct job job;
+  struct queue *queue = &enqueue->queue;
+  const char *name = new_job->queue ? new_job->queue : DIBS_DEFAULT_QUEUE;
+  dibs_enqueued result = {.id = 0};
+  if (!queue->id || strcmp(queue->name, name)) queue_need(db, name, queue);
+  if (!new_job->options) {
+    result.id = plain_add(db, enqueue, &new_job->payload);
+    return result;
+  }
+  job_start(db, queue, new_job->options, &job);
+  int64_t holder = unique_holder(db, &job);
+  if (!holder) {
+    result.id = job_add(db, enqueue, &job, new_job);
+    return result;
+  }
+  run_place(db, enqueue); /* the holder may be of this run */
+  conflict_meet(db, holder, new_job);
+  return (dibs_enqueued){.id = holder, .existing = 1};
 }
 
 static void enqueue_all(dibs_db *db, const dibs_new_job *jobs, size_t count,
                         dibs_enqueued *results) {
-  dibs_job_options none;
-  struct queue queue = {.id = 0};
-  dibs_job_options_init(&none);
-  db->next_id = 0;
+  struct enqueue enqueue = {.run_first = 0};
   for (size_t i = 0; i < count && !db->status; i++) {
-    dibs_enqueued result;
-    dibs_new_job job = jobs[i];
-    if (!job.options) job.options = &none;
-    enqueue_one(db, &job, &queue, &result);
+    dibs_enqueued result = enqueue_one(db, &enqueue, &jobs[i]);
     if (results) results[i] = result;
     if (db->status) db->error_index = (int64_t)i;
   }
+  run_place(db, &enqueue);
 }
 
 int dibs_enqueue_many(dibs_db *db, const dibs_new_job *jobs, size_t count,

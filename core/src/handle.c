@@ -284,6 +284,7 @@ int dibs_open(const char *path, const dibs_open_options *options,
     return DIBS_NOMEM;
   }
   db->pid = getpid();
+  db->cache.next_event = DIBS_UNSET;
   db->in_memory = !strcmp(path, ":memory:");
   error_clear(db);
   handle_start(db, options ? options : &defaults);

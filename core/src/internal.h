@@ -121,6 +121,10 @@ struct json_slice {
   size_t size;
 };
 
+/* Whether that is JSON as RFC 8259 has it, in UTF-8, nested at most 1,000
+** deep. */
+bool json_valid(const char *data, size_t size);
+
 /* Walk through the members of an object in JSON that is known to be valid.
 ** `at` starts at its text and ends with it. False after the last one. `key`
 ** comes without its quotes, escapes as they stand. */
@@ -158,6 +162,27 @@ enum sql { DIBS_SQL_MAP(SQL_ENUM) SQL_COUNT };
 #define SQLITE_LIBRARY(db)                                                     \
   const struct sqlite3_api_routines *sqlite3_api = (db)->api
 
+#define KEY_SIZE (DIBS_NAME_MAX + 1)
+
+/* A queue's row. */
+struct queue {
+  int64_t id; /* 0: no such queue */
+  bool claimable;
+  bool paused;
+  char name[KEY_SIZE];
+};
+
+/* What a handle knows of the file from its last transaction, so that a program
+** that writes often need not look it up each time. It is forgotten when another
+** connection has written since, or a transaction was rolled back; and it is
+** used within a write transaction only. */
+struct cache {
+  unsigned version;   /* of the file, as SQLITE_FCNTL_DATA_VERSION gives it */
+  struct queue queue; /* used last; id 0: none */
+  int64_t next_id;    /* 0: unknown */
+  int64_t next_event; /* nothing falls due before; DIBS_UNSET: unknown */
+};
+
 struct dibs_db {
   const struct sqlite3_api_routines *api;
   sqlite3 *sqlite;
@@ -172,8 +197,9 @@ struct dibs_db {
   int64_t max_payload;
   int64_t (*clock)(void *);
   void *clock_context;
-  int64_t now;     /* time of the operation under way */
-  int64_t next_id; /* within enqueue's transaction */
+  int64_t now; /* time of the operation under way */
+  struct cache cache;
+  bool writing;    /* within a write transaction */
   uint64_t random; /* state of random_next() */
   bool eager;      /* the last claim found something */
   atomic_bool interrupted;
@@ -298,17 +324,6 @@ void schema_open(dibs_db *db, int create);
 
 /* ------------------------------------------------------------------- place */
 
-#define KEY_SIZE (DIBS_NAME_MAX + 1)
-
-/* A queue's row. */
-struct queue {
-  int64_t id; /* 0: no such queue */
-  bool claimable;
-  bool paused;
-  int64_t next_due;
-  char name[KEY_SIZE];
-};
-
 /* What travels with a job from placement to placement. */
 struct history {
   int64_t due_at; /* DIBS_UNSET: created_at */
@@ -356,6 +371,15 @@ void queue_find(dibs_db *db, const char *name, struct queue *queue);
 /* The same, made when there is none. */
 void queue_need(dibs_db *db, const char *name, struct queue *queue);
 
+/* The queue has ready rows: mark it, unless it is paused. */
+void queue_claimable(dibs_db *db, int64_t queue_id);
+
+/* A claim found none: take the mark away. */
+void queue_empty(dibs_db *db, int64_t queue_id);
+
+/* Something falls due at that time. */
+void event_note(dibs_db *db, int64_t at);
+
 /* Ids of the queues that match, as a JSON array into *ids (free it), to be
 ** bound to SQL. NULL patterns or DIBS_ALL among them: *ids stays empty. */
 void queue_ids(dibs_db *db, struct patterns patterns, struct text *ids);
@@ -367,8 +391,9 @@ bool job_read(dibs_db *db, int64_t id, struct job *job);
 void placement_find(dibs_db *db, const struct job *job,
                     struct placement *placement);
 
-/* Fill a running job's placement from a row of SQL_LEASED. */
-void lease_fill(dibs_db *db, sqlite3_stmt *row, struct placement *placement);
+/* The running job that the token holds now. False when it does not. */
+bool lease_read(dibs_db *db, int64_t id, int64_t token, struct job *job,
+                struct placement *placement);
 
 /* Take a job out of the placement that it is in. */
 void placement_leave(dibs_db *db, const struct job *job,
@@ -380,6 +405,9 @@ int place_waiting(dibs_db *db, const struct job *job,
                   const struct history *history);
 void place_blocked(dibs_db *db, const struct job *job,
                    const struct history *history);
+
+void place_staged(dibs_db *db, const struct job *job, int64_t until,
+                  int64_t due_at);
 
 /* Put a waiting job into its place anew: with the due time of its placement and
 ** another priority. */
@@ -435,11 +463,6 @@ int64_t job_backoff(dibs_db *db, const struct job *job, int64_t attempt);
 /* Whether that was the last attempt. */
 bool job_is_final(const struct job *job, int64_t attempt);
 
-/* ----------------------------------------------------------------- enqueue */
-
-/* Whether that is JSON as RFC 8259 has it, in UTF-8. */
-bool json_check(dibs_db *db, const char *data, size_t size);
-
 /* -------------------------------------------------------------------- tidy */
 
 /* Do a bounded part of what has fallen due: leases that ran out, jobs whose
@@ -447,8 +470,8 @@ bool json_check(dibs_db *db, const char *data, size_t size);
 ** stages, ends of keeping. In a write transaction. */
 void tidy(dibs_db *db, struct patterns patterns);
 
-/* Whether any of these has fallen due. */
-bool tidy_due(dibs_db *db);
+/* When the next of these falls due; DIBS_FOREVER: never. */
+int64_t tidy_next(dibs_db *db);
 
 /* Remove up to `limit` jobs whose time of keeping is over. Gives how many. */
 int64_t tidy_prune(dibs_db *db, int64_t limit);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** json.c: what is done with JSON outside of SQLite. Whether a text is JSON,
-** SQLite decides (json_valid); what stands here walks through text that is
-** known to be valid, so that members can be kept exactly as they were given,
-** which SQLite's functions do not: they normalise.
+** json.c: what is done with JSON outside of SQLite: checking it, and walking
+** through its members so that they can be kept exactly as they were given,
+** which SQLite's functions do not: they normalise. The check is our own
+** because SQLite's costs a third of an enqueue (measured); a test holds it
+** against json_valid().
 */
 #include "internal.h"
 
+#include <ctype.h>
 #include <string.h>
 
 static bool json_space(char c) {
@@ -16,6 +18,105 @@ static bool json_space(char c) {
 static void space_skip(struct json_walk *walk) {
   while (walk->at < walk->end && json_space(*walk->at)) walk->at++;
 }
+
+/* ------------------------------------------------------------------- check */
+
+/* SQLite refuses what is nested deeper than 1,000 (3.43 and newer). */
+#define JSON_DEPTH 1000
+
+static bool char_is(struct json_walk *walk, char c) {
+  if (walk->at >= walk->end || *walk->at != c) return false;
+  walk->at++;
+  return true;
+}
+
+static bool digits_check(struct json_walk *walk) {
+  const char *from = walk->at;
+  while (walk->at < walk->end && *walk->at >= '0' && *walk->at <= '9')
+    walk->at++;
+  return walk->at > from;
+}
+
+static bool number_check(struct json_walk *walk) {
+  char_is(walk, '-');
+  if (!char_is(walk, '0') && !digits_check(walk)) return false;
+  if (char_is(walk, '.') && !digits_check(walk)) return false;
+  if (!char_is(walk, 'e') && !char_is(walk, 'E')) return true;
+  if (!char_is(walk, '+')) char_is(walk, '-');
+  return digits_check(walk);
+}
+
+static bool word_check(struct json_walk *walk, const char *word) {
+  size_t size = strlen(word);
+  if ((size_t)(walk->end - walk->at) < size) return false;
+  if (memcmp(walk->at, word, size)) return false;
+  walk->at += size;
+  return true;
+}
+
+/* What follows a backslash. */
+static bool escape_check(struct json_walk *walk) {
+  if (walk->at >= walk->end) return false;
+  char c = *walk->at++;
+  if (c != 'u') return c && strchr("\"\\/bfnrt", c);
+  for (int i = 0; i < 4; i++, walk->at++)
+    if (walk->at >= walk->end || !isxdigit((unsigned char)*walk->at))
+      return false;
+  return true;
+}
+
+static bool string_check(struct json_walk *walk) {
+  if (!char_is(walk, '"')) return false;
+  while (walk->at < walk->end) {
+    unsigned char c = (unsigned char)*walk->at++;
+    if (c == '"') return true;
+    if (c < 0x20 || (c == '\\' && !escape_check(walk))) return false;
+  }
+  return false;
+}
+
+static bool value_check(struct json_walk *walk, int depth);
+
+/* The members of an object, or the elements of an array, behind its bracket. */
+static bool list_check(struct json_walk *walk, char close, int depth) {
+  space_skip(walk);
+  if (char_is(walk, close)) return true;
+  do {
+    if (close == '}') {
+      space_skip(walk);
+      if (!string_check(walk)) return false;
+      space_skip(walk);
+      if (!char_is(walk, ':')) return false;
+    }
+    if (!value_check(walk, depth)) return false;
+  } while (char_is(walk, ','));
+  return char_is(walk, close);
+}
+
+/* A value with the white space on both sides of it. */
+static bool value_check(struct json_walk *walk, int depth) {
+  bool good;
+  space_skip(walk);
+  if (walk->at >= walk->end || depth > JSON_DEPTH) return false;
+  switch (*walk->at) {
+  case '{': walk->at++, good = list_check(walk, '}', depth + 1); break;
+  case '[': walk->at++, good = list_check(walk, ']', depth + 1); break;
+  case '"': good = string_check(walk); break;
+  case 't': good = word_check(walk, "true"); break;
+  case 'f': good = word_check(walk, "false"); break;
+  case 'n': good = word_check(walk, "null"); break;
+  default: good = number_check(walk);
+  }
+  if (good) space_skip(walk);
+  return good;
+}
+
+bool json_valid(const char *data, size_t size) {
+  struct json_walk walk = {data, data + size};
+  return utf8_valid(data, size) && value_check(&walk, 0) && walk.at == walk.end;
+}
+
+/* -------------------------------------------------------------------- walk */
 
 /* Skip a string that begins at the walk, quotes included. */
 static void string_skip(struct json_walk *walk) {

@@ -283,7 +283,7 @@ static void object_read(dibs_db *db, struct parsed *parsed, const char *json,
   struct json_slice key;
   struct reading reading = {.db = db, .parsed = parsed};
   struct json_walk walk = {json, json + size};
-  if (json_kind(json, size) != '{' || !json_check(db, json, size)) {
+  if (json_kind(json, size) != '{' || !json_valid(json, size)) {
     handle_fail(db, DIBS_INVALID,
                 "a job must be a JSON object such as "
                 "{\"queue\":\"mail\",\"payload\":{\"to\":\"ann\"}}");

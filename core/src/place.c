@@ -18,15 +18,20 @@
 /* ------------------------------------------------------------------ queues */
 
 void queue_find(dibs_db *db, const char *name, struct queue *queue) {
+  struct queue *cached = &db->cache.queue;
+  if (db->writing && cached->id && !strcmp(cached->name, name)) {
+    *queue = *cached;
+    return;
+  }
   queue->id = 0;
   sqlite3_stmt *row = sql_first(db, SQL_QUEUE, SQL_ARGS(sql_text(name)));
   if (!row) return;
   queue->id = sql_column_int(db, row, 0);
   queue->claimable = sql_column_int(db, row, 1) != 0;
   queue->paused = sql_column_int(db, row, 2) != 0;
-  queue->next_due = sql_column_int(db, row, 3);
   strcpy(queue->name, name);
   sql_reset(db, row);
+  if (db->writing) *cached = *queue;
 }
 
 void queue_need(dibs_db *db, const char *name, struct queue *queue) {
@@ -34,6 +39,23 @@ void queue_need(dibs_db *db, const char *name, struct queue *queue) {
   if (queue->id || db->status) return;
   sql_run(db, SQL_QUEUE_ADD, SQL_ARGS(sql_text(name)));
   queue_find(db, name, queue);
+}
+
+void queue_claimable(dibs_db *db, int64_t queue_id) {
+  struct queue *cached = &db->cache.queue;
+  bool known = cached->id == queue_id;
+  if (known && (cached->claimable || cached->paused)) return;
+  sql_run(db, SQL_QUEUE_CLAIMABLE, SQL_ARGS(sql_int(queue_id)));
+  if (known) cached->claimable = true;
+}
+
+void queue_empty(dibs_db *db, int64_t queue_id) {
+  sql_run(db, SQL_QUEUE_EMPTY, SQL_ARGS(sql_int(queue_id)));
+  db->cache.queue.id = 0;
+}
+
+void event_note(dibs_db *db, int64_t at) {
+  if (at != DIBS_UNSET && at < db->cache.next_event) db->cache.next_event = at;
 }
 
 /* Append the ids of the queues of one pattern, each with a comma. */
@@ -81,15 +103,6 @@ static char *column_copy(dibs_db *db, sqlite3_stmt *row, int column) {
   char *copy = text ? strdup(text) : NULL;
   if (text && !copy) handle_nomem(db);
   return copy;
-}
-
-void lease_fill(dibs_db *db, sqlite3_stmt *row, struct placement *placement) {
-  history_read(db, row, 0, &placement->history);
-  placement->until = sql_column_int(db, row, 5);
-  placement->claimed_at = sql_column_int(db, row, 6);
-  placement->worker = column_copy(db, row, 7);
-  placement->progress = sql_column_real(db, row, 8);
-  placement->progress_text = column_copy(db, row, 9);
 }
 
 void placement_find(dibs_db *db, const struct job *job,
@@ -141,7 +154,7 @@ static int ready_add(dibs_db *db, const struct job *job,
                    sql_int(job->id), sql_int(history->due_at),
                    sql_int(history->attempt), sql_int(history->crashes),
                    sql_int(history->lapses), sql_int(history->errors)));
-  sql_run(db, SQL_QUEUE_CLAIMABLE, SQL_ARGS(sql_int(job->queue_id)));
+  queue_claimable(db, job->queue_id);
   return DIBS_READY;
 }
 
@@ -156,6 +169,7 @@ int place_waiting(dibs_db *db, const struct job *job,
                    sql_int(history->errors)));
   sql_run(db, SQL_QUEUE_DUE,
           SQL_ARGS(sql_int(job->queue_id), sql_int(history->due_at)));
+  event_note(db, history->due_at);
   return DIBS_SCHEDULED;
 }
 
@@ -168,6 +182,14 @@ void place_blocked(dibs_db *db, const struct job *job,
                    sql_int(history->errors)));
 }
 
+void place_staged(dibs_db *db, const struct job *job, int64_t until,
+                  int64_t due_at) {
+  sql_run(db, SQL_STAGED_ADD,
+          SQL_ARGS(sql_int(job->id), sql_int(job->queue_id), sql_int(until),
+                   sql_int(due_at)));
+  event_note(db, until);
+}
+
 void job_move(dibs_db *db, const struct job *job, struct placement *placement,
               int64_t priority) {
   struct job moved = *job;
@@ -177,10 +199,7 @@ void job_move(dibs_db *db, const struct job *job, struct placement *placement,
     sql_run(db, SQL_JOB_PRIORITY,
             SQL_ARGS(sql_int(job->id), sql_int(priority)));
   if (placement->state == DIBS_STAGED)
-    sql_run(db, SQL_STAGED_ADD,
-            SQL_ARGS(sql_int(job->id), sql_int(job->queue_id),
-                     sql_int(placement->until),
-                     sql_int(placement->history.due_at)));
+    place_staged(db, job, placement->until, placement->history.due_at);
   else if (placement->state == DIBS_BLOCKED)
     place_blocked(db, &moved, &placement->history);
   else
@@ -201,7 +220,7 @@ void queue_promote(dibs_db *db, int64_t queue_id, int64_t limit) {
   sql_run(db, SQL_PROMOTE_ADD, values);
   sql_run(db, SQL_PROMOTE_REMOVE, values);
   sql_run(db, SQL_PROMOTE_NEXT, SQL_ARGS(sql_int(queue_id), sql_int(db->now)));
-  sql_run(db, SQL_QUEUE_CLAIMABLE, SQL_ARGS(sql_int(queue_id)));
+  queue_claimable(db, queue_id);
 }
 
 /* -------------------------------------------------------------------- jobs */
@@ -221,11 +240,9 @@ static void key_read(dibs_db *db, sqlite3_stmt *row, int column,
                 db->path);
 }
 
-bool job_read(dibs_db *db, int64_t id, struct job *job) {
-  sqlite3_stmt *row = sql_first(db, SQL_JOB, SQL_ARGS(sql_int(id)));
-  if (!row) return false;
-  int column = 0;
-  job->id = id;
+/* The columns JOB_COLUMNS from `column` on. */
+static void job_fill(dibs_db *db, sqlite3_stmt *row, int column,
+                     struct job *job) {
   job->queue_id = sql_column_int(db, row, column++);
   job->created_at = sql_column_int(db, row, column++);
   job->priority = sql_column_int(db, row, column++);
@@ -240,6 +257,31 @@ bool job_read(dibs_db *db, int64_t id, struct job *job) {
   job->unique_for = sql_column_int(db, row, column++);
   key_read(db, row, column++, job->key);
   key_read(db, row, column++, job->unique_key);
+}
+
+bool job_read(dibs_db *db, int64_t id, struct job *job) {
+  sqlite3_stmt *row = sql_first(db, SQL_JOB, SQL_ARGS(sql_int(id)));
+  if (!row) return false;
+  job->id = id;
+  job_fill(db, row, 0, job);
+  sql_reset(db, row);
+  return !db->status;
+}
+
+bool lease_read(dibs_db *db, int64_t id, int64_t token, struct job *job,
+                struct placement *placement) {
+  *placement = (struct placement){.state = DIBS_RUNNING, .token = token};
+  sqlite3_stmt *row = sql_first(
+      db, SQL_LEASED, SQL_ARGS(sql_int(id), sql_int(token), sql_int(db->now)));
+  if (!row) return false;
+  history_read(db, row, 0, &placement->history);
+  placement->until = sql_column_int(db, row, 5);
+  placement->claimed_at = sql_column_int(db, row, 6);
+  placement->worker = column_copy(db, row, 7);
+  placement->progress = sql_column_real(db, row, 8);
+  placement->progress_text = column_copy(db, row, 9);
+  job->id = id;
+  job_fill(db, row, 10, job);
   sql_reset(db, row);
   return !db->status;
 }
@@ -365,6 +407,7 @@ static void unique_finish(dibs_db *db, const struct job *job) {
     sql_run(db, SQL_UNIQUE_FINISH,
             SQL_ARGS(sql_text(job->unique_key), sql_int(job->unique_scope),
                      sql_int(job->id)));
+  event_note(db, job->unique_for);
 }
 
 /* -------------------------------------------------------------------- ends */
@@ -406,6 +449,7 @@ static void done_add(dibs_db *db, const struct job *job,
                    sql_text(placement->worker), sql_real(placement->progress),
                    sql_text(placement->progress_text),
                    sql_payload(result ? result : &none)));
+  event_note(db, prune_at);
 }
 
 int job_finish(dibs_db *db, const struct job *job,

@@ -80,7 +80,7 @@ static void result_check(dibs_db *db, dibs_settlement *settlement) {
                     "limit of %lld",
                     result->size, (long long)db->max_payload);
   else if (result->kind != DIBS_PAYLOAD_JSON || !result->data ||
-           !json_check(db, result->data, result->size))
+           !json_valid(result->data, result->size))
     settlement_fail(settlement, DIBS_INVALID,
                     "result is not JSON: give JSON "
                     "text");
@@ -150,19 +150,8 @@ static void lost_explain(dibs_db *db, dibs_settlement *settlement,
 /* Read the lease that the receipt names. False when it does not hold. */
 static bool lease_hold(dibs_db *db, dibs_settlement *settlement, int64_t token,
                        struct job *job, struct placement *placement) {
-  *placement = (struct placement){.state = DIBS_RUNNING, .token = token};
-  sqlite3_stmt *row = sql_first(
-      db, SQL_LEASED,
-      SQL_ARGS(sql_int(settlement->id), sql_int(token), sql_int(db->now)));
-  if (!row) {
-    if (!db->status) lost_explain(db, settlement, token);
-    return false;
-  }
-  lease_fill(db, row, placement);
-  sql_reset(db, row);
-  if (job_read(db, settlement->id, job)) return !db->status;
-  settlement_fail(settlement, DIBS_LOST, "job %lld has no row any more",
-                  (long long)settlement->id);
+  if (lease_read(db, settlement->id, token, job, placement)) return true;
+  if (!db->status) lost_explain(db, settlement, token);
   return false;
 }
 

@@ -276,8 +276,23 @@ void sql_script(dibs_db *db, const char *script) {
 
 /* ------------------------------------------------------------ transactions */
 
+static void cache_forget(dibs_db *db) {
+  db->cache = (struct cache){.next_event = DIBS_UNSET};
+}
+
+/* It changes with every commit, of this connection and of others. */
+static unsigned file_version(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  unsigned version = 0;
+  sqlite3_file_control(db->sqlite, "main", SQLITE_FCNTL_DATA_VERSION, &version);
+  return version;
+}
+
 void sql_begin_write(dibs_db *db) {
   sql_run(db, SQL_BEGIN_IMMEDIATE, SQL_NONE);
+  if (db->status) return;
+  if (db->cache.version != file_version(db)) cache_forget(db);
+  db->writing = true;
 }
 
 void sql_begin_read(dibs_db *db) {
@@ -296,7 +311,13 @@ static void rollback(dibs_db *db) {
 
 void sql_end(dibs_db *db) {
   sql_run(db, SQL_COMMIT, SQL_NONE);
-  if (db->status) rollback(db);
+  if (db->status) {
+    rollback(db);
+    cache_forget(db);
+  } else if (db->writing) {
+    db->cache.version = file_version(db);
+  }
+  db->writing = false;
 }
 
 void sql_finalize(dibs_db *db) {

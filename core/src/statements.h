@@ -10,7 +10,13 @@
 /* Travels from placement to placement: struct history. */
 #define HISTORY "due_at, attempt, crashes, lapses, errors"
 
-/* Ids of a placement table for list.c and admin.c: above ?1, at most ?2, of the
+/* Of dibs_job j: struct job. */
+#define JOB_COLUMNS                                                            \
+  "j.queue_id, j.created_at, j.priority, j.expires_at, j.max_attempts,"        \
+  " j.backoff, j.backoff_factor, j.backoff_cap, j.backoff_jitter, j.keep,"     \
+  " j.unique_scope, j.unique_for, j.key, j.unique_key"
+
+/* Ids of a placement table for look.c and admin.c: above ?1, at most ?2, of the
 ** queues ?3 (a JSON array, or NULL for all), with the job name ?4 (or NULL). */
 #define LIST_OF(table)                                                         \
   "SELECT id FROM " table " p WHERE id > ?1"                                   \
@@ -31,7 +37,7 @@
             "  AND name NOT GLOB 'sqlite_*'")                                  \
   X(META, "SELECT value FROM dibs_meta WHERE key = ?1")                        \
   /* place: queues */                                                          \
-  X(QUEUE, "SELECT id, claimable, paused, next_due FROM dibs_queue"            \
+  X(QUEUE, "SELECT id, claimable, paused FROM dibs_queue"                      \
            " WHERE name = ?1")                                                 \
   X(QUEUE_ADD, "INSERT INTO dibs_queue(name) VALUES (?1)")                     \
   X(QUEUES_BETWEEN, "SELECT id FROM dibs_queue WHERE name > ?1 AND name < ?2") \
@@ -92,10 +98,7 @@
                   " max((SELECT min(due_at) FROM dibs_scheduled"               \
                   "  WHERE queue_id = ?1), ?2) WHERE id = ?1")                 \
   /* place: jobs */                                                            \
-  X(JOB, "SELECT queue_id, created_at, priority, expires_at, max_attempts,"    \
-         "  backoff, backoff_factor, backoff_cap, backoff_jitter, keep,"       \
-         "  unique_scope, unique_for, key, unique_key"                         \
-         " FROM dibs_job WHERE id = ?1")                                       \
+  X(JOB, "SELECT " JOB_COLUMNS " FROM dibs_job j WHERE id = ?1")               \
   X(JOB_REMOVE, "DELETE FROM dibs_job WHERE id = ?1")                          \
   X(JOB_PRIORITY, "UPDATE dibs_job SET priority = ?2 WHERE id = ?1")           \
   X(JOB_UNEXPIRE, "UPDATE dibs_job SET expires_at = NULL WHERE id = ?1"        \
@@ -164,7 +167,6 @@
   X(DONE_DUE, "SELECT id FROM dibs_done WHERE prune_at <= ?1"                  \
               " ORDER BY prune_at, id LIMIT ?2")                               \
   /* enqueue */                                                                \
-  X(JSON_VALID, "SELECT json_valid(?1)")                                       \
   X(NEXT_ID, "SELECT 1 + max(coalesce((SELECT max(id) FROM dibs_job), 0),"     \
              " (SELECT value FROM dibs_meta WHERE key = 'last_id'))")          \
   X(JOB_ADD, "INSERT INTO dibs_job(id, queue_id, created_at, priority, name,"  \
@@ -173,6 +175,11 @@
              "  timeout, keep, unique_scope, unique_for, key, limit_key,"      \
              "  unique_key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,"  \
              "  ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)")  \
+  X(JOB_ADD_PLAIN, "INSERT INTO dibs_job(id, queue_id, created_at, payload)"   \
+                   " VALUES (?1, ?2, ?3, ?4)")                                 \
+  X(READY_ADD_RUN,                                                             \
+    "INSERT INTO dibs_ready(queue_id, priority, id)"                           \
+    " SELECT queue_id, priority, id FROM dibs_job WHERE id BETWEEN ?1 AND ?2") \
   X(JOB_REPLACE, "UPDATE dibs_job SET payload = ?2, headers = ?3"              \
                  " WHERE id = ?1")                                             \
   X(STAGED_ADD, "INSERT INTO dibs_staged(id, queue_id, until, due_at)"         \
@@ -191,11 +198,15 @@
   X(QUEUE_EMPTY, "UPDATE dibs_queue SET claimable = 0 WHERE id = ?1"           \
                  " AND claimable AND NOT EXISTS"                               \
                  " (SELECT 1 FROM dibs_ready WHERE queue_id = ?1)")            \
-  X(READY_FIRST, "SELECT id, priority, " HISTORY " FROM dibs_ready"            \
-                 " WHERE queue_id = ?1 ORDER BY priority DESC, id LIMIT ?2")   \
-  X(JOB_CLAIM, "SELECT payload, name, headers, key, created_at, max_attempts," \
-               "  lease, timeout, expires_at, priority, unique_for"            \
-               " FROM dibs_job WHERE id = ?1")                                 \
+  X(READY_FIRST,                                                               \
+    "SELECT r.id, r.priority, " HISTORY ", j.id, payload, name,"               \
+    "  headers, key, created_at, max_attempts, lease, timeout, expires_at,"    \
+    "  unique_for FROM dibs_ready r LEFT JOIN dibs_job j ON j.id = r.id"       \
+    " WHERE r.queue_id = ?1 ORDER BY r.priority DESC, r.id LIMIT ?2")          \
+  X(READY_REMOVE_ABOVE, "DELETE FROM dibs_ready"                               \
+                        " WHERE queue_id = ?1 AND priority > ?2")              \
+  X(READY_REMOVE_TO, "DELETE FROM dibs_ready"                                  \
+                     " WHERE queue_id = ?1 AND priority = ?2 AND id <= ?3")    \
   X(LEASED_ADD, "INSERT INTO dibs_leased(id, queue_id, token, until,"          \
                 "  claimed_at, lease, " HISTORY ", worker)"                    \
                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)") \
@@ -219,8 +230,9 @@
     " ORDER BY name <= ?3, name")                                              \
   /* settle */                                                                 \
   X(LEASED, "SELECT " HISTORY ", until, claimed_at, worker, progress,"         \
-            "  progress_text FROM dibs_leased"                                 \
-            " WHERE id = ?1 AND token = ?2 AND until > ?3")                    \
+            "  progress_text, " JOB_COLUMNS " FROM dibs_leased l"              \
+            " JOIN dibs_job j ON j.id = l.id"                                  \
+            " WHERE l.id = ?1 AND token = ?2 AND until > ?3")                  \
   X(LEASED_REMOVE, "DELETE FROM dibs_leased WHERE id = ?1")                    \
   X(LEASED_EXTEND, "UPDATE dibs_leased SET until = ?2 WHERE id = ?1")          \
   /* look */                                                                   \

@@ -28,6 +28,10 @@ static size_t utf8_size(const unsigned char *data, size_t size) {
 bool utf8_valid(const char *data, size_t size) {
   const unsigned char *bytes = (const unsigned char *)data;
   for (size_t i = 0; i < size;) {
+    if (bytes[i] < 0x80) {
+      i++;
+      continue;
+    }
     size_t length = utf8_size(bytes + i, size - i);
     if (!length) return false;
     i += length;

@@ -171,13 +171,16 @@ int64_t tidy_prune(dibs_db *db, int64_t limit) {
 
 /* ---------------------------------------------------------------- in all */
 
-bool tidy_due(dibs_db *db) {
+int64_t tidy_next(dibs_db *db) {
   return sql_get(db, SQL_TIDY_NEXT, SQL_ARGS(sql_int(DIBS_FOREVER)),
-                 DIBS_FOREVER) <= db->now;
+                 DIBS_FOREVER);
 }
 
 void tidy(dibs_db *db, struct patterns patterns) {
-  if (!tidy_due(db)) return;
+  int64_t *next = &db->cache.next_event;
+  if (*next == DIBS_UNSET) *next = tidy_next(db);
+  if (*next > db->now) return;
+  *next = DIBS_UNSET;
   leases_tidy(db);
   expiries_tidy(db);
   stages_tidy(db);
