@@ -3,7 +3,8 @@
 ** lines.c: standard input line by line.
 **
 ** One buffer holds what was read and no line has taken up; it grows as far as
-** the longest line allowed needs, and no further. Before each read it is
+** the longest line allowed needs, and no further. (A line that is a little too
+** long may still be found in it: the core refuses its payload.) Before each read it is
 ** waited for input or a signal, whichever comes first, so that no signal gets
 ** lost between a look at the flag and a read that blocks.
 */
@@ -36,7 +37,7 @@ static enum lines_result take_line(struct lines *lines, size_t end,
   lines->size = end - lines->begin;
   lines->taken += (int64_t)(next - lines->begin);
   lines->begin = lines->scanned = next;
-  return lines->size > lines->limit ? LINES_TOO_LONG : LINES_LINE;
+  return LINES_LINE;
 }
 
 /* Make room to read READ_SIZE bytes more. Returns nonzero on success. */
@@ -89,7 +90,7 @@ enum lines_result lines_next(struct lines *lines, int timeout) {
     }
     lines->scanned = lines->end;
     if (lines->end - lines->begin > lines->limit)
-      return take_line(lines, lines->end, lines->end);
+      return lines->number++, LINES_TOO_LONG;
     if (lines->ended && lines->begin == lines->end) return LINES_END;
     if (lines->ended) return take_line(lines, lines->end, lines->end);
     enum lines_result result = read_more(lines, timeout);

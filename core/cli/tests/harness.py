@@ -87,6 +87,18 @@ def run(*args, input=b"", cwd=None, env=None, stdout=subprocess.PIPE):
     return Result(done.returncode, done.stdout or b"", done.stderr)
 
 
+def read_line(pipe):
+    """Read a line from an unbuffered pipe; fails when none comes."""
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([pipe], [], [], LIMIT)
+        assert ready, f"no line came within {LIMIT} s after {line!r}"
+        data = os.read(pipe.fileno(), 1)
+        assert data, f"the pipe ended after {line!r}"
+        line += data
+    return line
+
+
 class Database:
     """A database in a folder of the test."""
 

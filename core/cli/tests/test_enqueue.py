@@ -99,6 +99,8 @@ def test_a_file_over_the_limit(db, tmp_path):
     assert result.code == 2, result
     assert result.error["status"] == "DIBS_TOO_BIG"
     assert db.json(*words, 1001).code == 0
+    endless = ("enqueue", "--bytes", "--file", "/dev/zero", "--max-payload")
+    assert db.json(*endless, 1000).error["status"] == "DIBS_TOO_BIG"
 
 
 def test_base64_stands_for_bytes(db):
@@ -184,8 +186,10 @@ def test_headers_as_an_object(db):
 
 
 def test_the_last_header_of_a_name_counts(db):
-    job = db.enqueue("1", "--header", "a=1", "--header", "ab=2", "--header", "a=3")
-    assert db.get(job)["headers"] == {"ab": "2", "a": "3"}
+    words = ("--header", "a=1", "--header", "ab=2")
+    assert db.get(db.enqueue("1", *words))["headers"] == {"a": "1", "ab": "2"}
+    job = db.enqueue("1", *words, "--header", "a=3")
+    assert '"headers":{"ab":"2","a":"3"}' in db.json("get", job).out
 
 
 def test_a_header_may_hold_anything(db):

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from harness import LIMIT, PROGRAM, Terminal, environment, run
+from harness import LIMIT, PROGRAM, Terminal, environment, read_line, run
 
 
 def test_get_shows_a_job_with_its_errors(db):
@@ -102,7 +102,8 @@ def test_list_goes_on_after_the_last(db):
 def test_list_for_people_is_aligned(db):
     db.enqueue('{"a":1}', "-q", "short", "--name", "n")
     db.enqueue("22", "-q", "a-longer-name", "--priority", -10)
-    heads, one, two = db.run("list").out.splitlines()
+    db.enqueue()
+    heads, one, two, none = db.run("list").out.splitlines()
     for head, first, second in (
         ("QUEUE", "short", "a-longer-name"),
         ("STATE", "ready", "ready"),
@@ -111,7 +112,7 @@ def test_list_for_people_is_aligned(db):
         place = heads.index(head)
         assert one.index(first) == two.index(second) == place
     assert heads.index("PRI") + 3 == two.index("-10") + 3
-    assert all(line == line.rstrip() for line in (heads, one, two))
+    assert all(line == line.rstrip() for line in (heads, one, two, none))
 
 
 def test_an_empty_list_prints_nothing(db):
@@ -184,11 +185,12 @@ def test_watch_goes_on_until_ctrl_c(db):
     db.enqueue("1", "-q", "mail")
     process = subprocess.Popen(
         [PROGRAM, "--db", db.path, "--json", "stats", "--watch"],
+        bufsize=0,
         stdout=subprocess.PIPE,
         env=environment(),
     )
-    first = json.loads(process.stdout.readline())
-    second = json.loads(process.stdout.readline())
+    first = json.loads(read_line(process.stdout))
+    second = json.loads(read_line(process.stdout))
     assert first["ready"] == second["ready"] == 1
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=LIMIT)

@@ -13,7 +13,8 @@ from harness import Terminal
 # program's own), DEL, C1 as UTF-8 and as bare bytes.
 NASTY = (
     b"\x1b[31mred \x07bell \x00nul \x08back \rreturn \x7fdel "
-    b"\xc2\x9b5mcsi \xc2\x85nel \x9bbare \xff\xfe\xed\xa0\x80 \ttab\nline"
+    b"\xc2\x9b5mcsi \xc2\x85nel \x9bbare \xff\xfe\xed\xa0\x80 \ttab\nline "
+    b"overlong \xe0\x82\x9b beyond \xf4\x90\x80\x80"
 )
 
 
@@ -75,6 +76,8 @@ def test_what_stands_for_a_control_character(nasty):
         "\\x9bbare",
         "\\xff\\xfe\\xed\\xa0\\x80",
         "\\ttab\\nline",
+        "overlong \\xe0\\x82\\x9b",
+        "beyond \\xf4\\x90\\x80\\x80",
     ):
         assert shown in text, text
 
