@@ -73,13 +73,6 @@ CREATE TABLE dibs_job(
   payload ANY              -- TEXT: JSON; BLOB: bytes; NULL: none
 ) STRICT;
 
--- An id is never used twice: the highest one is remembered when it goes.
-CREATE TRIGGER dibs_job_deleted AFTER DELETE ON dibs_job
-WHEN old.id > coalesce((SELECT max(id) FROM dibs_job), 0)
-BEGIN
-  UPDATE dibs_meta SET value = old.id WHERE key = 'last_id' AND value < old.id;
-END;
-
 CREATE TABLE dibs_ready(
   queue_id INTEGER NOT NULL,
   priority INTEGER NOT NULL,

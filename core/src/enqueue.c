@@ -289,13 +289,13 @@ static void conflict_meet(dibs_db *db, int64_t id,
 
 /* ---------------------------------------------------------------- enqueue */
 
-static int64_t id_next(dibs_db *db) {
-  int64_t *next = &db->cache.next_id;
-  if (!*next) *next = sql_get(db, SQL_NEXT_ID, SQL_NONE, 0);
-  if (*next > DIBS_ID_MAX)
+static int64_t id_take(dibs_db *db) {
+  int64_t id = id_next(db);
+  if (id > DIBS_ID_MAX)
     handle_fail(db, DIBS_FULL, "all %lld job ids have been used",
                 (long long)DIBS_ID_MAX);
-  return (*next)++;
+  db->cache.next_id++;
+  return id;
 }
 
 /* An enqueue under way. Jobs that may start at once are placed by the run: one
@@ -322,7 +322,7 @@ static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t id) {
 /* A job of which nothing was said but its queue and payload. */
 static int64_t plain_add(dibs_db *db, struct enqueue *enqueue,
                          const dibs_payload *payload) {
-  int64_t id = id_next(db);
+  int64_t id = id_take(db);
   sql_run(db, SQL_JOB_ADD_PLAIN,
           SQL_ARGS(sql_int(id), sql_int(enqueue->queue.id), sql_int(db->now),
                    sql_payload(payload)));
@@ -333,7 +333,7 @@ static int64_t plain_add(dibs_db *db, struct enqueue *enqueue,
 static int64_t job_add(dibs_db *db, struct enqueue *enqueue, struct job *job,
                        const dibs_new_job *new_job) {
   const dibs_job_options *options = new_job->options;
-  job->id = id_next(db);
+  job->id = id_take(db);
   job_insert(db, job, options, &new_job->payload);
   unique_acquire(db, job);
   if (job->expires_at != DIBS_UNSET) {

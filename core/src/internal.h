@@ -446,6 +446,9 @@ int job_finish(dibs_db *db, const struct job *job,
 int job_die(dibs_db *db, const struct job *job,
             const struct placement *placement);
 
+/* The id that the next job gets. In a write transaction. */
+int64_t id_next(dibs_db *db);
+
 /* Remove a job that is out of its placement, with all that belongs to it. */
 void job_remove(dibs_db *db, const struct job *job,
                 const struct placement *placement);

@@ -96,7 +96,7 @@ static int outcome_number(const char *name) {
 }
 
 /* The columns of SQL_GET, in their order. */
-static void job_fill(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
+static void view_read(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
                      dibs_job *job) {
   int column = 0;
 #define TEXT job_list_copy(db, list, sql_column_text(db, row, column++))
@@ -134,7 +134,7 @@ bool job_list_read(dibs_db *db, struct job_list *list, int64_t id,
   sqlite3_stmt *row = sql_first(db, SQL_GET, SQL_ARGS(sql_int(id)));
   if (!row) return false;
   dibs_job *job = job_list_add(db, list);
-  if (job) job_fill(db, list, row, job);
+  if (job) view_read(db, list, row, job);
   sql_reset(db, row);
   if (!job || !payload) return job != NULL;
   row = sql_first(db, SQL_PAYLOAD_GET, SQL_ARGS(sql_int(id)));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** place.c: where jobs are. It alone writes to dibs_queue and to the placement
-** tables dibs_ready, dibs_scheduled, dibs_blocked, dibs_done and dibs_dead, to
-** dibs_lane, dibs_unique and dibs_error. (dibs_leased is claim's and settle's,
-** dibs_staged enqueue's, dibs_expiry enqueue's and tidy's.)
+** place.c: where jobs are. It alone writes to dibs_queue, to the placement
+** tables, to dibs_lane, dibs_unique and dibs_error, but for these: enqueue adds
+** runs of ready rows, claim takes ready rows and adds leases, settle extends
+** them, tidy drops rows that have no job.
 **
 ** A job that leaves its placement goes on by one of five ways: place_waiting,
 ** place_blocked, job_finish, job_die, job_remove. The last three end it: it
@@ -422,7 +422,15 @@ static void job_let_go(dibs_db *db, const struct job *job) {
             SQL_ARGS(sql_int(job->expires_at), sql_int(job->id)));
 }
 
+int64_t id_next(dibs_db *db) {
+  int64_t *next = &db->cache.next_id;
+  if (!*next) *next = sql_get(db, SQL_NEXT_ID, SQL_NONE, 0);
+  return *next;
+}
+
+/* The highest id is remembered when its job goes, lest it be used again. */
 static void rows_remove(dibs_db *db, int64_t id, int64_t errors) {
+  if (id + 1 >= id_next(db)) sql_run(db, SQL_LAST_ID, SQL_ARGS(sql_int(id)));
   if (errors) sql_run(db, SQL_ERRORS_REMOVE, SQL_ARGS(sql_int(id)));
   sql_run(db, SQL_JOB_REMOVE, SQL_ARGS(sql_int(id)));
 }

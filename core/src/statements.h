@@ -108,6 +108,10 @@
   X(ERROR_TRIM, "DELETE FROM dibs_error WHERE job_id = ?1 AND number <= ?2")   \
   X(ERROR_LAST, "SELECT text FROM dibs_error WHERE job_id = ?1"                \
                 " ORDER BY number DESC LIMIT 1")                               \
+  X(NEXT_ID, "SELECT 1 + max(coalesce((SELECT max(id) FROM dibs_job), 0),"     \
+             " (SELECT value FROM dibs_meta WHERE key = 'last_id'))")          \
+  X(LAST_ID, "UPDATE dibs_meta SET value = ?1 WHERE key = 'last_id'"           \
+             " AND value < ?1")                                                \
   X(ERRORS_REMOVE, "DELETE FROM dibs_error WHERE job_id = ?1")                 \
   /* place: lanes */                                                           \
   X(LANE_HEAD, "SELECT id FROM dibs_lane"                                      \
@@ -167,8 +171,6 @@
   X(DONE_DUE, "SELECT id FROM dibs_done WHERE prune_at <= ?1"                  \
               " ORDER BY prune_at, id LIMIT ?2")                               \
   /* enqueue */                                                                \
-  X(NEXT_ID, "SELECT 1 + max(coalesce((SELECT max(id) FROM dibs_job), 0),"     \
-             " (SELECT value FROM dibs_meta WHERE key = 'last_id'))")          \
   X(JOB_ADD, "INSERT INTO dibs_job(id, queue_id, created_at, priority, name,"  \
              "  headers, payload, expires_at, max_attempts, max_crashes,"      \
              "  backoff, backoff_factor, backoff_cap, backoff_jitter, lease,"  \
@@ -214,15 +216,16 @@
   X(CURSOR_SET, "INSERT INTO dibs_cursor(patterns, queue, at)"                 \
                 " VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE"                   \
                 " SET queue = ?2, at = ?3")                                    \
-  X(PEEK, "SELECT id FROM (SELECT * FROM (SELECT id, priority"                 \
-          "  FROM dibs_ready WHERE queue_id = ?1"                              \
-          "  ORDER BY priority DESC, id LIMIT ?3 + ?4) UNION ALL"              \
-          " SELECT * FROM (SELECT s.id, j.priority FROM dibs_scheduled s"      \
-          "  JOIN dibs_job j ON j.id = s.id WHERE s.queue_id = ?1"             \
-          "  AND s.due_at <= ?2 ORDER BY s.due_at, s.id LIMIT ?3 + ?4)) p"     \
-          " WHERE NOT EXISTS (SELECT 1 FROM dibs_job j WHERE j.id = p.id"      \
-          "  AND j.expires_at <= ?2)"                                          \
-          " ORDER BY priority DESC, id LIMIT ?3 OFFSET ?4")                    \
+  X(PEEK,                                                                      \
+    "SELECT id FROM (SELECT * FROM (SELECT r.id, r.priority"                   \
+    "  FROM dibs_ready r JOIN dibs_job j ON j.id = r.id WHERE r.queue_id = ?1" \
+    "  AND (j.expires_at > ?2 OR j.expires_at IS NULL)"                        \
+    "  ORDER BY r.priority DESC, r.id LIMIT ?3 + ?4) UNION ALL"                \
+    " SELECT * FROM (SELECT s.id, j.priority FROM dibs_scheduled s"            \
+    "  JOIN dibs_job j ON j.id = s.id WHERE s.queue_id = ?1"                   \
+    "  AND s.due_at <= ?2 AND (j.expires_at > ?2 OR j.expires_at IS NULL)"     \
+    "  ORDER BY s.due_at, s.id LIMIT ?3 + ?4))"                                \
+    " ORDER BY priority DESC, id LIMIT ?3 OFFSET ?4")                          \
   X(PEEK_QUEUES,                                                               \
     "SELECT id FROM dibs_queue WHERE NOT paused"                               \
     " AND (claimable OR next_due <= ?2)"                                       \

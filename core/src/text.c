@@ -28,9 +28,13 @@ static size_t utf8_size(const unsigned char *data, size_t size) {
 bool utf8_valid(const char *data, size_t size) {
   const unsigned char *bytes = (const unsigned char *)data;
   for (size_t i = 0; i < size;) {
-    if (bytes[i] < 0x80) {
-      i++;
-      continue;
+    uint64_t word;
+    if (size - i >= sizeof word) { /* most text is ASCII: eight at once */
+      memcpy(&word, bytes + i, sizeof word);
+      if (!(word & 0x8080808080808080u)) {
+        i += sizeof word;
+        continue;
+      }
     }
     size_t length = utf8_size(bytes + i, size - i);
     if (!length) return false;
