@@ -57,10 +57,13 @@
 #define STOP_KILL     2000 /* ms from TERM to KILL when stopping */
 #define STOP_SETTLE   5000 /* ms that a stop waits for the database */
 #define NEVER         INT64_MAX
+#define LONGEST       315360000000 /* ms: ten years; more is the same */
+#define EXTEND_LEAST  10           /* ms between two extensions */
+#define CLAIM_MOST    100          /* jobs claimed and started in one turn */
 
-#define EXIT_FAIL    65 /* the command's word for "fails for good" */
-#define EXIT_RELEASE 69 /* and for "not now" */
-#define EXIT_RETRY   75 /* and for "again"; any other says so too */
+/* A command's words, besides 0. Any other, as 75, means "again". */
+#define EXIT_FAIL    65 /* for good */
+#define EXIT_RELEASE 69 /* not now */
 
 enum slot_state { FREE, RUNNING, OVER };
 
@@ -104,6 +107,7 @@ struct worker {
   char *db_path;        /* absolute; owned */
   char **environment;   /* for commands: VARIABLES first; owned */
   int64_t lease;        /* ms */
+  int64_t extend_every; /* ms */
   int64_t grace;        /* ms */
   int64_t busy_timeout; /* ms */
   size_t result_limit;  /* bytes */
@@ -114,18 +118,27 @@ struct worker {
   dibs_settlement *settlements; /* room for each slot */
   struct slot **settled;        /* whose they are */
   struct pollfd *polled;
-  int64_t claims_left; /* jobs that may still be claimed */
-  int64_t look_at;     /* steady ms: look for jobs then */
-  int64_t idle;        /* ms to the look after that */
-  int empty;           /* the last look found nothing, and nothing has
+  struct slot **polled_slots; /* whose they are; NULL: our own */
+  int64_t claims_left;        /* jobs that may still be claimed */
+  int64_t look_at;            /* steady ms: look for jobs then */
+  int64_t idle;               /* ms to the look after that */
+  int empty;                  /* the last look found nothing, and nothing has
                         ** ended since */
-  int stops;           /* signals to stop that have come */
-  int64_t stop_at;     /* steady ms: end what is still running */
-  int64_t give_up_at;  /* steady ms: leave, settled or not */
+  int stops;                  /* signals to stop that have come */
+  int64_t stop_at;            /* steady ms: end what is still running */
+  int64_t give_up_at;         /* steady ms: leave, settled or not */
   int exit_code;
   struct trouble database;
   struct trouble spawning;
 };
+
+static int64_t earlier(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+static int64_t later(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
 
 /* ------------------------------------------------------------------------ */
 /* Trouble                                                                  */
@@ -177,10 +190,8 @@ static void database_said(struct worker *worker, int status) {
 static void database_failed(struct worker *worker, int status) {
   struct trouble *trouble = &worker->database;
   int64_t now = steady_ms();
-  int64_t most = worker->lease / 3;
-  if (most > PAUSE_LAST) most = PAUSE_LAST;
-  if (most < PAUSE_FIRST) most = PAUSE_FIRST;
-  trouble_pause(trouble, now, most);
+  int64_t most = earlier(worker->extend_every, PAUSE_LAST);
+  trouble_pause(trouble, now, later(most, PAUSE_FIRST));
   if (status == DIBS_BUSY) {
     trouble->retry_at = now + BUSY_PAUSE;
     if (now - trouble->since < worker->busy_timeout) return;
@@ -297,8 +308,8 @@ static void say_settled(struct worker *worker, const struct slot *slot,
 static void say_lost(struct worker *worker, const struct slot *slot) {
   worker->tally.lost++;
   say_job(worker, slot, "lost",
-          "its lease was lost or it was cancelled, so its outcome is void",
-          NULL, -1);
+          "cancelled, settled or taken over meanwhile; its end is void", NULL,
+          -1);
 }
 
 static char *text_of(const char *format, const char *argument) {
@@ -388,7 +399,7 @@ static void lost_one(struct worker *worker, struct slot *slot, int64_t now) {
 
 static void extended_one(struct worker *worker, struct slot *slot,
                          const dibs_settlement *settlement, int64_t now) {
-  slot->extend_at = now + worker->lease / 3;
+  slot->extend_at = now + worker->extend_every;
   if (settlement->status == DIBS_LOST) lost_one(worker, slot, now);
 }
 
@@ -401,7 +412,7 @@ static void extend(struct worker *worker, int64_t now) {
     struct slot *slot = &worker->slots[i];
     dibs_settlement *settlement = &worker->settlements[count];
     if (slot->state == FREE || slot->ending == LOST) continue;
-    if (now < slot->extend_at - worker->lease / 6) continue;
+    if (now < slot->extend_at - worker->extend_every / 2) continue;
     due |= now >= slot->extend_at;
     memset(settlement, 0, sizeof *settlement);
     settlement->receipt = slot->receipt;
@@ -472,10 +483,10 @@ static void slot_fill(struct worker *worker, struct slot *slot,
   slot->receipt = strdup(job->receipt);
   slot->started = 0;
   slot->ended = now;
-  slot->extend_at = now + worker->lease / 3;
+  slot->extend_at = now + worker->extend_every;
   slot->timeout = timeout;
   slot->deadline = NEVER;
-  if (timeout > 0 && timeout < NEVER - now) slot->deadline = now + timeout;
+  if (timeout > 0 && timeout <= LONGEST) slot->deadline = now + timeout;
   slot->kill_at = NEVER;
 }
 
@@ -546,15 +557,15 @@ static void claimed(struct worker *worker, dibs_job_list *jobs) {
   dibs_job_list_free(jobs);
 }
 
-/* Look again a little later, and when something falls due. */
+/* Look again a little later, and when something falls due. What is due already
+** is none of ours, or the claim would have found it. */
 static void found_nothing(struct worker *worker) {
   int64_t due = DIBS_UNSET;
   int64_t wait = worker->idle;
   worker->empty = 1;
   if (dibs_next_event(worker->db, &due) == DIBS_OK && due != DIBS_UNSET) {
     int64_t left = due - dibs_now(worker->db);
-    if (left < 1) left = 1;
-    if (left < wait) wait = left;
+    if (left > 0 && left < wait) wait = left;
   }
   worker->look_at = steady_ms() + wait;
   worker->idle = 2 * worker->idle < IDLE_LAST ? 2 * worker->idle : IDLE_LAST;
@@ -565,7 +576,7 @@ static void claim(struct worker *worker, int64_t now) {
   const struct worker_options *asked = worker->options;
   dibs_job_list *jobs;
   int rc;
-  options.n = claimable(worker);
+  options.n = earlier(claimable(worker), CLAIM_MOST);
   if (options.n <= 0 || now < worker->look_at || database_rests(worker, now))
     return;
   options.lease = worker->lease;
@@ -783,14 +794,6 @@ static int signals_open(struct worker *worker) {
 /* Wait                                                                     */
 /* ------------------------------------------------------------------------ */
 
-static int64_t earlier(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-static int64_t later(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-
 static int64_t slot_due(const struct worker *worker, const struct slot *slot,
                         int64_t rest) {
   int64_t due = NEVER;
@@ -823,35 +826,41 @@ static int wait_for(const struct worker *worker) {
   return (int)earlier(wait, most);
 }
 
+static void gather_fd(struct worker *worker, nfds_t *count, int fd,
+                      struct slot *slot) {
+  if (fd < 0) return;
+  worker->polled[*count] = (struct pollfd){fd, slot ? POLLIN : POLLOUT, 0};
+  worker->polled_slots[(*count)++] = slot;
+}
+
+/* The commands' come last, so that they can be left out. */
 static nfds_t gather_fds(struct worker *worker) {
-  nfds_t count = 0;
-  struct pollfd *polled = worker->polled;
-  polled[count++] = (struct pollfd){worker->signal_fd, POLLIN, 0};
+  nfds_t count = 1;
+  worker->polled[0] = (struct pollfd){worker->signal_fd, POLLIN, 0};
+  worker->polled_slots[0] = NULL;
   if (journal_flush(&worker->journal))
-    polled[count++] = (struct pollfd){worker->journal.fd, POLLOUT, 0};
+    gather_fd(worker, &count, worker->journal.fd, NULL);
   if (journal_full(&worker->journal)) return count;
   for (size_t i = 0; i < worker->slot_count; i++) {
-    const struct process *process = &worker->slots[i].process;
-    if (process->error_fd >= 0)
-      polled[count++] = (struct pollfd){process->error_fd, POLLIN, 0};
-    if (process->output_fd >= 0)
-      polled[count++] = (struct pollfd){process->output_fd, POLLIN, 0};
+    struct slot *slot = &worker->slots[i];
+    gather_fd(worker, &count, slot->process.error_fd, slot);
+    gather_fd(worker, &count, slot->process.output_fd, slot);
   }
   return count;
 }
 
-static void read_commands(struct worker *worker) {
-  for (size_t i = 0; i < worker->slot_count; i++) {
-    struct slot *slot = &worker->slots[i];
-    if (slot->state != RUNNING || journal_full(&worker->journal)) continue;
-    process_read(&slot->process, journal_relay, &worker->journal);
+static void read_commands(struct worker *worker, nfds_t count) {
+  for (nfds_t i = 0; i < count; i++) {
+    struct slot *slot = worker->polled_slots[i];
+    if (slot && worker->polled[i].revents)
+      process_read(&slot->process, journal_relay, &worker->journal);
   }
 }
 
 static void wait_for_events(struct worker *worker) {
   nfds_t count = gather_fds(worker);
-  int ready = poll(worker->polled, count, wait_for(worker));
-  if (ready > (worker->polled[0].revents != 0)) read_commands(worker);
+  if (poll(worker->polled, count, wait_for(worker)) > 0)
+    read_commands(worker, count);
   take_signals(worker);
 }
 
@@ -945,8 +954,9 @@ static int slots_open(struct worker *worker) {
   worker->settlements = calloc(count, sizeof *worker->settlements);
   worker->settled = calloc(count, sizeof *worker->settled);
   worker->polled = calloc(2 * count + 2, sizeof *worker->polled);
+  worker->polled_slots = calloc(2 * count + 2, sizeof *worker->polled_slots);
   if (!worker->slots || !worker->settlements || !worker->settled ||
-      !worker->polled)
+      !worker->polled || !worker->polled_slots)
     return 0;
   for (size_t i = 0; i < count; i++) process_init(&worker->slots[i].process);
   return 1;
@@ -963,8 +973,9 @@ static void settings_open(struct worker *worker,
   worker->options = options;
   worker->signal_fd = -1;
   worker->slot_count = options->slots > 0 ? (size_t)options->slots : 1;
-  worker->lease = value_or(options->lease, DEFAULT_LEASE);
-  worker->grace = value_or(options->grace, DEFAULT_GRACE);
+  worker->lease = earlier(value_or(options->lease, DEFAULT_LEASE), LONGEST);
+  worker->extend_every = later(worker->lease / 3, EXTEND_LEAST);
+  worker->grace = earlier(value_or(options->grace, DEFAULT_GRACE), LONGEST);
   worker->busy_timeout =
       value_or(options->open->busy_timeout, DIBS_DEFAULT_BUSY_TIMEOUT);
   worker->result_limit =
@@ -1021,6 +1032,7 @@ static void worker_close(struct worker *worker) {
   free(worker->settlements);
   free(worker->settled);
   free(worker->polled);
+  free(worker->polled_slots);
   free(worker->db_path);
 }
 

@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import sqlite3
@@ -333,6 +334,33 @@ def test_a_result_over_the_limit_retries(queue):
     assert "the result is" in job["last_error"]
 
 
+# ---- What it leaves behind --------------------------------------------------
+
+
+def test_what_a_success_leaves_running_goes_on(queue):
+    pids = queue.folder / "pids"
+    queue.enqueue("1")
+    queue.worker("--once", *shell(f"sleep 1000 2>&- >&- & echo $! > {pids}"))
+    (pid,) = read_numbers(pids, 1)
+    assert is_alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_what_a_failure_leaves_running_is_killed(queue):
+    pids = queue.folder / "pids"
+    queue.enqueue("1")
+    script = f"sleep 1000 2>&- >&- & echo $! > {pids}; exit 1"
+    queue.worker("--once", *shell(script))
+    (pid,) = read_numbers(pids, 1)
+    wait_until(lambda: not is_alive(pid), "end of what was left")
+
+
+def test_what_is_left_running_does_not_hold_up_the_settling(queue):
+    id_ = queue.enqueue("1")
+    queue.worker("--once", "--result", *shell("sleep 1000 & exit 65"))
+    assert queue.get(id_)["state"] == "dead"
+
+
 # ---- Time -------------------------------------------------------------------
 
 
@@ -624,6 +652,20 @@ def test_a_stop_does_not_wait_for_a_locked_database_for_ever(queue):
         other.close()
     assert code == 6
     assert "could not be settled" in stderr
+
+
+def test_too_few_descriptors_lose_nothing(queue):
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+
+    ran = queue.folder / "ran"
+    queue.run("enqueue", "--lines", "--max-attempts", "1", input=b"1\n" * 40)
+    words = ["--drain", "-j", "40", *shell(f"echo x >> {ran}; sleep 0.05")]
+    done = queue.worker(*words, preexec_fn=few)
+    assert done.stderr.count(b"no command can be started") >= 1
+    assert done.stderr.count(b"commands can be started again") >= 1
+    assert len(ran.read_text().split()) == 40
+    assert (queue.count("ready"), queue.count("dead")) == (0, 0)
 
 
 @pytest.fixture
