@@ -10,7 +10,7 @@
 ** settle, bytes come back as they went in.
 **
 ** An input must do the same each time. So time stands still in fuzz_now, and a
-** target that writes opens a database of its own for each input.
+** database that inputs share is emptied after each.
 */
 #ifndef DIBS_FUZZ_H
 #define DIBS_FUZZ_H

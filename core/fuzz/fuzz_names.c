@@ -6,7 +6,7 @@
 ** here once more, as plainly as possible, and dibs must agree: which texts are
 ** names (of queues, jobs, keys and workers alike), which are patterns, and
 ** which queues a pattern reaches, in claims, peeks, listings and counts.
-** What is refused leaves nothing behind.
+** What is refused leaves nothing behind, and what is cancelled neither.
 */
 #include <stdlib.h>
 #include <string.h>
@@ -138,9 +138,8 @@ static void enqueue_one(dibs_db *db, const char *queue) {
 }
 
 /* One job in a queue of that name, one in its neighbours each. */
-static void try_pattern(const char *pattern, const char *name) {
+static void try_pattern(dibs_db *db, const char *pattern, const char *name) {
   const char *neighbours[] = {"a", "a/b", "a/b/c", "ab", "z"};
-  dibs_db *db = fuzz_open_memory();
   size_t i, expected = (size_t)reaches(pattern, name);
   enqueue_one(db, name);
   for (i = 0; i < sizeof neighbours / sizeof neighbours[0]; i++) {
@@ -153,14 +152,29 @@ static void try_pattern(const char *pattern, const char *name) {
   REQUIRE(count_claimed(db, pattern) == expected);
   REQUIRE(count_ready(db, pattern) == 0);
   try_name(db, name);
-  REQUIRE(dibs_close(db) == DIBS_OK);
+}
+
+static void remove_all(dibs_db *db) {
+  dibs_job_list *jobs = NULL;
+  size_t i;
+  EXPECT(db, STATUS(OK), dibs_list(db, NULL, 0, NULL, &jobs));
+  for (i = 0; i < jobs->count; i++) {
+    int64_t cancelled = 0;
+    EXPECT(db, STATUS(OK),
+           dibs_cancel(db, &jobs->jobs[i].id, 1, NULL, &cancelled));
+    REQUIRE(cancelled == 1);
+  }
+  dibs_job_list_free(jobs);
+  EXPECT(db, STATUS(OK), dibs_prune(db, NULL));
+  REQUIRE(count_ready(db, DIBS_ALL) == 0 && count_listed(db, DIBS_ALL) == 0);
 }
 
 /* ------------------------------------------------------------------------ */
 /* Refusals                                                                 */
 /* ------------------------------------------------------------------------ */
 
-static dibs_db *empty; /* everything that is done to it is refused */
+static dibs_db *empty;  /* everything that is done to it is refused */
+static dibs_db *shared; /* without jobs between inputs */
 
 static void refuse_pattern(const char *pattern) {
   const char *patterns[] = {pattern};
@@ -197,6 +211,7 @@ int LLVMFuzzerInitialize(int *count, char ***arguments) {
   (void)count;
   (void)arguments;
   empty = fuzz_open_memory();
+  shared = fuzz_open_memory();
   return 0;
 }
 
@@ -209,7 +224,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   int good_name = is_name(name, strlen(name));
   if (!is_pattern(pattern)) refuse_pattern(pattern);
   if (!good_name) refuse_name(name);
-  if (is_pattern(pattern) && good_name) try_pattern(pattern, name);
+  if (is_pattern(pattern) && good_name) {
+    try_pattern(shared, pattern, name);
+    remove_all(shared);
+  }
   check_empty();
   free(pattern);
   free(name);
