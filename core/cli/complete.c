@@ -7,7 +7,8 @@
 ** stands. Then they offer the option's values, the command's options, its
 ** words, or the commands. Tables of the C side become functions with a "case":
 ** _dibs_valued tells whether an option of a command takes a value, _dibs_values
-** what that may be (@file and @folder for paths), _dibs_options the options of
+** what that may be (@file, @folder, and @queue, which asks the database),
+** _dibs_options the options of
 ** a command, _dibs_words what may follow it.
 */
 #include <ctype.h>
@@ -38,11 +39,12 @@ static void print_option_names(const struct option *option, const char *between,
   printf("%s--%s", option->letter ? prefix : "", option->name);
 }
 
-/* What may be the value of an option, or NULL. */
-static const char *value_marker(const struct option *option) {
-  if (option->kind == KIND_FILE) return " @file";
-  if (option->kind == KIND_FOLDER) return " @folder";
-  return NULL;
+/* What may be the value of an option, when it is no fixed word. */
+static const char *value_marker(enum option_id id) {
+  if (id == OPTION_QUEUE) return " @queue";
+  if (options_table[id].kind == KIND_FILE) return " @file";
+  if (options_table[id].kind == KIND_FOLDER) return " @folder";
+  return "";
 }
 
 /* _dibs_values OPTION: sets `found` to the values of it. */
@@ -53,8 +55,7 @@ static void print_values(void) {
     if (option->argument == NULL) continue;
     printf("    ");
     print_option_names(option, "|", "");
-    printf(") found=\"");
-    if (value_marker(option)) printf("%s", value_marker(option));
+    printf(") found=\"%s", value_marker((enum option_id)i));
     if (option->kind == KIND_CHOICE || option->kind == KIND_UNTIL)
       print_choices(option->argument);
     if (option->kind == KIND_ENDLESS) printf(" inf");
@@ -150,19 +151,35 @@ static void print_group_case(void) {
   }
 }
 
-/* The walk over the words before the cursor: sets `command`, and `option` to
-** one that waits for its value. `words` is made by the shell's own part. */
+/* _dibs_queues: sets `found` to the queues that there are, as far as a shell
+** takes their names without quotes. */
+static void print_queues(void) {
+  printf("_dibs_queues() {\n"
+         "  found=$(dibs ${database:+--db \"$database\"} --busy-timeout 0 "
+         "--json \\\n"
+         "    queue list 2>/dev/null |\n"
+         "    sed -n 's/^{\"queue\":\"\\([A-Za-z0-9_.@%%+,\\/-]*\\)\".*/"
+         "\\1/p')\n"
+         "}\n\n");
+}
+
+/* _dibs_walk WORD...: the walk over the words before the cursor. Sets
+** `command`, `option` to one that waits for its value, `dashes` after a "--",
+** and `database` to what --db names. */
 static void print_walk(void) {
   printf("_dibs_walk() {\n"
          "  local word\n"
-         "  command='' option='' dashes=''\n"
+         "  command='' option='' dashes='' database=''\n"
          "  for word in \"$@\"; do\n"
          "    if [[ -n $option ]]; then\n"
+         "      if [[ $option == --db ]]; then database=$word; fi\n"
          "      option=\n"
          "    elif [[ -n $dashes ]]; then\n"
          "      continue\n"
          "    elif [[ $word == -- ]]; then\n"
          "      dashes=1\n"
+         "    elif [[ $word == --db=* ]]; then\n"
+         "      database=${word#*=}\n"
          "    elif [[ $word == -?* ]]; then\n"
          "      if _dibs_valued \"$command\" \"$word\"; then\n"
          "        option=$word\n"
@@ -212,10 +229,11 @@ static void print_bash(void) {
   print_valued();
   bash_options();
   print_words();
+  print_queues();
   print_walk();
   /* The line is read anew, because COMP_WORDS is broken at = and : too. */
   printf("_dibs() {\n"
-         "  local found command option dashes current\n"
+         "  local found command option dashes database current\n"
          "  local line=${COMP_LINE:0:COMP_POINT}\n"
          "  local -a list\n"
          "  read -ra list <<<\"$line\"\n"
@@ -235,6 +253,7 @@ static void print_bash(void) {
          "  else\n"
          "    _dibs_words \"$command\"\n"
          "  fi\n"
+         "  if [[ $found == ' @queue' ]]; then _dibs_queues; fi\n"
          "  case $found in\n"
          "    ' @file') compopt -o filenames 2>/dev/null\n"
          "      mapfile -t COMPREPLY < <(compgen -f -- \"$current\") ;;\n"
@@ -317,9 +336,10 @@ static void print_zsh(void) {
   zsh_options();
   zsh_commands();
   print_words();
+  print_queues();
   print_walk();
   printf("_dibs() {\n"
-         "  local found command option dashes\n"
+         "  local found command option dashes database\n"
          "  local -a described\n"
          "  _dibs_walk \"${(@)words[2,CURRENT-1]}\"\n"
          "  if [[ -n $dashes ]]; then\n"
@@ -343,6 +363,7 @@ static void print_zsh(void) {
          "  else\n"
          "    _dibs_words \"$command\"\n"
          "  fi\n"
+         "  if [[ $found == ' @queue' ]]; then _dibs_queues; fi\n"
          "  case $found in\n"
          "    ' @file') _files ;;\n"
          "    ' @folder') _files -/ ;;\n"

@@ -135,6 +135,8 @@ def bash(line):
     """What bash offers for a line, with the cursor at its end."""
     script = """
         set -u
+        dibs() { command "$PROGRAM" "$@"; }
+        PROGRAM=$1
         source <("$1" completion bash)
         complete -p dibs >/dev/null || exit 9
         COMP_LINE=$2 COMP_POINT=${#2} COMPREPLY=()
@@ -188,6 +190,18 @@ def test_bash_offers_values():
     assert bash("dibs completion ") == {"bash", "zsh"}
     assert bash("dibs --synchronous ") == {"full", "normal"}
     assert bash("dibs claim --worker ") == set()
+
+
+def test_bash_offers_the_queues_that_there_are(db):
+    for queue in ("mail/1", "mail/2", "thumbs", "a b", "$x"):
+        db.enqueue("1", "-q", queue)
+    assert bash(f"dibs --db {db.path} claim -q ma") == {"mail/1", "mail/2"}
+    assert bash(f"dibs claim --db={db.path} --queue=") == {
+        "mail/1",
+        "mail/2",
+        "thumbs",
+    }
+    assert bash("dibs --db none.db claim -q ") == set()
 
 
 def test_bash_knows_that_result_is_two_things():
