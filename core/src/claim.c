@@ -71,11 +71,9 @@ static bool pattern_next(dibs_db *db, const char *pattern, const char *after,
                     SQL_ARGS(sql_text(from), sql_text(high)));
   }
   if (!row) return false;
-  const char *found = sql_column_text(db, row, 0);
-  bool fits = found && strlen(found) < KEY_SIZE;
-  if (fits) strcpy(name, found);
+  sql_column_key(db, row, 0, name);
   sql_reset(db, row);
-  return fits;
+  return !db->status;
 }
 
 /* The same over all patterns: the lowest of their names. */
@@ -115,10 +113,10 @@ static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
   ready->id = sql_column_int(db, row, 0);
   ready->priority = sql_column_int(db, row, 1);
   ready->history.due_at = sql_column_int(db, row, 2);
-  ready->history.attempt = sql_column_int(db, row, 3);
-  ready->history.crashes = sql_column_int(db, row, 4);
-  ready->history.lapses = sql_column_int(db, row, 5);
-  ready->history.errors = sql_column_int(db, row, 6);
+  ready->history.attempt = sql_column_count(db, row, 3);
+  ready->history.crashes = sql_column_count(db, row, 4);
+  ready->history.lapses = sql_column_count(db, row, 5);
+  ready->history.errors = sql_column_count(db, row, 6);
   ready->orphan = sql_column_int(db, row, 7) == DIBS_UNSET;
   ready->unique_for = sql_column_int(db, row, 17);
 }
@@ -336,8 +334,7 @@ static void cursor_load(dibs_db *db, const struct text *name,
   sqlite3_stmt *row =
       sql_first(db, SQL_CURSOR, SQL_ARGS(sql_sized(name->data, name->size)));
   if (!row) return;
-  const char *queue = sql_column_text(db, row, 0);
-  if (queue && strlen(queue) < KEY_SIZE) strcpy(after, queue);
+  sql_column_key(db, row, 0, after);
   sql_reset(db, row);
 }
 
@@ -437,8 +434,7 @@ static bool claim_wait(dibs_db *db, int64_t deadline) {
   pthread_mutex_unlock(&db->mutex);
   nanosleep(&pause, NULL);
   pthread_mutex_lock(&db->mutex);
-  /* Another thread's call may have left an error on the handle. */
-  db->status = DIBS_OK;
+  handle_clear(db); /* of what another thread's call may have left */
   return true;
 }
 

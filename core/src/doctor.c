@@ -151,7 +151,7 @@ static void wal_look(dibs_db *db, struct findings *findings) {
 
 /* ------------------------------------------------------------------- queue */
 
-static void schema_look(dibs_db *db, struct findings *findings) {
+static void version_look(dibs_db *db, struct findings *findings) {
   finding_add(db, findings, "schema", DIBS_LEVEL_OK, NULL, "schema version %d",
               db->schema);
 }
@@ -231,7 +231,7 @@ int dibs_doctor(dibs_db *db, int thorough, dibs_finding_list **out) {
     return handle_leave(db);
   }
   library_look(db, findings);
-  schema_look(db, findings);
+  version_look(db, findings);
   journal_look(db, findings);
   synchronous_look(db, findings);
   permissions_look(db, findings);

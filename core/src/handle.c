@@ -56,7 +56,7 @@ int64_t dibs_error_index(const dibs_db *db) {
 
 /* ------------------------------------------------------------------- frame */
 
-static void error_clear(dibs_db *db) {
+void handle_clear(dibs_db *db) {
   db->status = DIBS_OK;
   db->message[0] = 0;
   db->error_id = 0;
@@ -75,7 +75,7 @@ bool handle_enter(dibs_db *db, int *status) {
     *status = DIBS_CLOSED;
     return false;
   }
-  error_clear(db);
+  handle_clear(db);
   db->now = dibs_now(db);
   return true;
 }
@@ -120,7 +120,7 @@ uint64_t random_next(dibs_db *db) {
 /* ----------------------------------------------------------------- opening */
 
 /* Why the file at the handle's path could not be opened. */
-static void path_fail(dibs_db *db) {
+static void path_fail(dibs_db *db, int create) {
   struct stat status;
   if (!stat(db->path, &status)) {
     const char *what =
@@ -136,7 +136,11 @@ static void path_fail(dibs_db *db) {
   char *slash = strrchr(db->path, '/');
   char *folder = slash ? strndup(db->path, (size_t)(slash - db->path)) : NULL;
   bool there = !folder || !*folder || !stat(folder, &status);
-  if (there)
+  if (there && create != DIBS_CREATE_NONE)
+    handle_fail(db, DIBS_IO,
+                "%s cannot be made: check the permissions of its folder",
+                db->path);
+  else if (there)
     handle_fail(db, DIBS_SCHEMA,
                 "%s does not exist: make it with dibs init, "
                 "or name another file",
@@ -157,7 +161,7 @@ static void connection_open(dibs_db *db, int create) {
   if (code == SQLITE_NOMEM)
     handle_nomem(db);
   else
-    path_fail(db);
+    path_fail(db, create);
 }
 
 /* What a PRAGMA should answer, and whether it did. */
@@ -192,6 +196,12 @@ static void settings_apply(dibs_db *db, const dibs_open_options *options) {
   sql_script(db, options->synchronous == DIBS_SYNCHRONOUS_NORMAL
                      ? "PRAGMA synchronous=NORMAL"
                      : "PRAGMA synchronous=FULL");
+}
+
+/* Only once it is known that the file may be used: what is refused is left as
+** it was. */
+static void journal_apply(dibs_db *db, const dibs_open_options *options) {
+  SQLITE_LIBRARY(db);
   if (db->in_memory || options->keep_journal_mode) return;
   if (pragma_is(db, "PRAGMA journal_mode", "wal")) return;
   if (db->status || sqlite3_db_readonly(db->sqlite, "main") == 1) return;
@@ -258,7 +268,9 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (!db->status) connection_open(db, options->create);
   if (!db->status) settings_apply(db, options);
   db->now = dibs_now(db);
-  if (!db->status) schema_open(db, options->create);
+  if (!db->status) schema_look(db, options->create);
+  if (!db->status) journal_apply(db, options);
+  if (!db->status) schema_make(db);
 }
 
 static void connection_close(dibs_db *db) {
@@ -286,7 +298,7 @@ int dibs_open(const char *path, const dibs_open_options *options,
   db->pid = getpid();
   db->cache.next_event = DIBS_UNSET;
   db->in_memory = !strcmp(path, ":memory:");
-  error_clear(db);
+  handle_clear(db);
   handle_start(db, options ? options : &defaults);
   if (db->status) {
     db->schema = 0;

@@ -73,8 +73,18 @@ void text_free(struct text *text);
 
 /* -------------------------------------------------------------------- text */
 
+#define KEY_SIZE (DIBS_NAME_MAX + 1) /* of a buffer for a name or key */
+
 /* Whether `size` bytes are well-formed UTF-8 (no surrogates, none overlong). */
 bool utf8_valid(const char *data, size_t size);
+
+/* Append text; each byte that is no UTF-8 becomes U+FFFD. */
+void utf8_append(struct text *text, const char *data, size_t size);
+
+/* Numbers with a point, whatever the locale of the program. real_parse() wants
+** the whole string. */
+bool real_parse(const char *text, double *value);
+void real_append(struct text *text, double value, int digits);
 
 /* Format a message of one line into `room` bytes: cut at a character, and with
 ** a '?' for each control character and each byte that is no UTF-8. */
@@ -161,8 +171,6 @@ enum sql { DIBS_SQL_MAP(SQL_ENUM) SQL_COUNT };
 ** uses its own library. */
 #define SQLITE_LIBRARY(db)                                                     \
   const struct sqlite3_api_routines *sqlite3_api = (db)->api
-
-#define KEY_SIZE (DIBS_NAME_MAX + 1)
 
 /* A queue's row. */
 struct queue {
@@ -259,8 +267,12 @@ const char *sql_column_text(dibs_db *db, sqlite3_stmt *statement, int column);
 dibs_payload sql_column_payload(dibs_db *db, sqlite3_stmt *statement,
                                 int column);
 
-/* Rows changed by the last sql_run(). */
-int64_t sql_changes(dibs_db *db);
+/* Nothing in a file is trusted. A counter, brought into 0 to INT32_MAX; a name
+** or key ("" for NULL), DIBS_CORRUPT when it is longer than one may be or has a
+** NUL in it. */
+int64_t sql_column_count(dibs_db *db, sqlite3_stmt *statement, int column);
+void sql_column_key(dibs_db *db, sqlite3_stmt *statement, int column,
+                    char key[KEY_SIZE]);
 
 /* Run SQL text of several statements. */
 void sql_script(dibs_db *db, const char *script);
@@ -292,6 +304,9 @@ int handle_fail(dibs_db *db, int status, const char *format, ...)
     DIBS_PRINTF(3, 4);
 int handle_nomem(dibs_db *db);
 
+/* No error. */
+void handle_clear(dibs_db *db);
+
 /* 64 random bits. */
 uint64_t random_next(dibs_db *db);
 
@@ -318,9 +333,13 @@ void pattern_range(const char *pattern, char low[PATTERN_SIZE],
 
 /* ------------------------------------------------------------------ schema */
 
-/* Check, make or migrate the tables as `create` (enum dibs_create) allows.
-** Sets db->schema and db->created. */
-void schema_open(dibs_db *db, int create);
+/* Look at the tables, and whether `create` (enum dibs_create) allows to make
+** them where there are none. Writes nothing. Sets db->schema when they are
+** there. */
+void schema_look(dibs_db *db, int create);
+
+/* Make them, unless they are there. Sets db->schema and db->created. */
+void schema_make(dibs_db *db);
 
 /* ------------------------------------------------------------------- place */
 
@@ -445,6 +464,9 @@ int job_finish(dibs_db *db, const struct job *job,
 /* The same for one that failed for good. Gives DIBS_DEAD. */
 int job_die(dibs_db *db, const struct job *job,
             const struct placement *placement);
+
+/* Remove the row of a job that was finished before, and its errors. */
+void job_forget(dibs_db *db, int64_t id);
 
 /* The id that the next job gets. In a write transaction. */
 int64_t id_next(dibs_db *db);

@@ -97,7 +97,7 @@ static int outcome_number(const char *name) {
 
 /* The columns of SQL_GET, in their order. */
 static void view_read(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
-                     dibs_job *job) {
+                      dibs_job *job) {
   int column = 0;
 #define TEXT job_list_copy(db, list, sql_column_text(db, row, column++))
 #define INT  sql_column_int(db, row, column++)
@@ -192,7 +192,7 @@ static void member_progress(struct text *text, const dibs_job *job) {
   if (isnan(job->progress)) return;
   member_name(text, "progress");
   text_string(text, "{\"done\":");
-  text_format(text, "%.15g", job->progress);
+  real_append(text, job->progress, 15);
   if (job->progress_text) {
     text_string(text, ",\"text\":");
     json_quote(text, job->progress_text, strlen(job->progress_text));

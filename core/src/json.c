@@ -82,7 +82,7 @@ static bool string_check(struct json_walk *walk) {
 static bool value_check(struct json_walk *walk, int depth);
 
 /* The members of an object, or the elements of an array, behind its bracket. */
-static bool list_check(struct json_walk *walk, char close, int depth) {
+static bool elements_check(struct json_walk *walk, char close, int depth) {
   space_skip(walk);
   if (char_is(walk, close)) return true;
   do {
@@ -103,8 +103,8 @@ static bool value_check(struct json_walk *walk, int depth) {
   space_skip(walk);
   if (walk->at >= walk->end || depth > JSON_DEPTH) return false;
   switch (*walk->at) {
-  case '{': walk->at++, good = list_check(walk, '}', depth + 1); break;
-  case '[': walk->at++, good = list_check(walk, ']', depth + 1); break;
+  case '{': walk->at++, good = elements_check(walk, '}', depth + 1); break;
+  case '[': walk->at++, good = elements_check(walk, ']', depth + 1); break;
   case '"': good = string_check(walk); break;
   case 't': good = word_check(walk, "true"); break;
   case 'f': good = word_check(walk, "false"); break;
@@ -183,7 +183,7 @@ void json_minify(struct text *text, const char *data, size_t size) {
       else
         walk.at++;
     }
-    text_append(text, from, (size_t)(walk.at - from));
+    utf8_append(text, from, (size_t)(walk.at - from));
   }
 }
 
@@ -220,7 +220,7 @@ void json_quote(struct text *text, const char *data, size_t size) {
     if ((unsigned char)data[i] < 0x80)
       escape_append(text, (unsigned char)data[i]);
     else
-      text_string(text, "\xEF\xBF\xBD"); /* U+FFFD */
+      utf8_append(text, data + i, 1);
     i++;
   }
   text_append(text, "\"", 1);

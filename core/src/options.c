@@ -113,15 +113,14 @@ static char *text_read(struct reading *reading) {
 
 /* A number, copied because what follows it in the text is not ours. */
 static bool number_read(struct reading *reading, double *number) {
-  char digits[64], *end;
+  char digits[64];
   const struct json_slice *value = &reading->value;
   bool starts =
       *value->data == '-' || (*value->data >= '0' && *value->data <= '9');
   if (!starts || value->size >= sizeof digits) return false;
   memcpy(digits, value->data, value->size);
   digits[value->size] = 0;
-  *number = strtod(digits, &end);
-  return !*end;
+  return real_parse(digits, number);
 }
 
 static bool integer_read(struct reading *reading, int64_t *integer) {

@@ -91,10 +91,10 @@ void queue_ids(dibs_db *db, struct patterns patterns, struct text *ids) {
 static void history_read(dibs_db *db, sqlite3_stmt *row, int column,
                          struct history *history) {
   history->due_at = sql_column_int(db, row, column);
-  history->attempt = sql_column_int(db, row, column + 1);
-  history->crashes = sql_column_int(db, row, column + 2);
-  history->lapses = sql_column_int(db, row, column + 3);
-  history->errors = sql_column_int(db, row, column + 4);
+  history->attempt = sql_column_count(db, row, column + 1);
+  history->crashes = sql_column_count(db, row, column + 2);
+  history->lapses = sql_column_count(db, row, column + 3);
+  history->errors = sql_column_count(db, row, column + 4);
 }
 
 /* A copy of a column's text; NULL for NULL. */
@@ -225,21 +225,6 @@ void queue_promote(dibs_db *db, int64_t queue_id, int64_t limit) {
 
 /* -------------------------------------------------------------------- jobs */
 
-/* Copy a column of at most KEY_SIZE - 1 bytes. A file may hold anything. */
-static void key_read(dibs_db *db, sqlite3_stmt *row, int column,
-                     char key[KEY_SIZE]) {
-  const char *text = sql_column_text(db, row, column);
-  key[0] = 0;
-  if (!text) return;
-  if (strlen(text) < KEY_SIZE)
-    strcpy(key, text);
-  else
-    handle_fail(db, DIBS_CORRUPT,
-                "a key in %s is longer than 255 bytes: "
-                "the row was not written by dibs",
-                db->path);
-}
-
 /* The columns JOB_COLUMNS from `column` on. */
 static void job_fill(dibs_db *db, sqlite3_stmt *row, int column,
                      struct job *job) {
@@ -255,8 +240,8 @@ static void job_fill(dibs_db *db, sqlite3_stmt *row, int column,
   job->keep = sql_column_int(db, row, column++);
   job->unique_scope = sql_column_int(db, row, column++);
   job->unique_for = sql_column_int(db, row, column++);
-  key_read(db, row, column++, job->key);
-  key_read(db, row, column++, job->unique_key);
+  sql_column_key(db, row, column++, job->key);
+  sql_column_key(db, row, column++, job->unique_key);
 }
 
 bool job_read(dibs_db *db, int64_t id, struct job *job) {
@@ -302,7 +287,10 @@ int64_t job_backoff(dibs_db *db, const struct job *job, int64_t attempt) {
   double delay = (double)first * pow(factor, (double)(attempt - 1));
   if (delay > (double)cap) delay = (double)cap;
   double part = (double)(random_next(db) >> 11) * 0x1p-53; /* 0 to 1 */
-  return (int64_t)(delay * (1 + jitter * part));
+  delay *= 1 + jitter * part;
+  /* Also false for what a damaged row may make of it. */
+  if (!(delay > 0)) return 0;
+  return delay < (double)TIME_MAX ? (int64_t)delay : TIME_MAX;
 }
 
 void error_add(dibs_db *db, const struct job *job, struct placement *placement,
@@ -412,11 +400,10 @@ static void unique_finish(dibs_db *db, const struct job *job) {
 
 /* -------------------------------------------------------------------- ends */
 
-/* Let go of all that an unfinished job holds. Harmless when it has done so
+/* Let go of the lane and the expiry of an unfinished job. Harmless when it has done so
 ** already, as a dead one has. */
 static void job_let_go(dibs_db *db, const struct job *job) {
   lane_leave(db, job);
-  unique_finish(db, job);
   if (job->expires_at != DIBS_UNSET)
     sql_run(db, SQL_EXPIRY_REMOVE,
             SQL_ARGS(sql_int(job->expires_at), sql_int(job->id)));
@@ -435,9 +422,15 @@ static void rows_remove(dibs_db *db, int64_t id, int64_t errors) {
   sql_run(db, SQL_JOB_REMOVE, SQL_ARGS(sql_int(id)));
 }
 
+void job_forget(dibs_db *db, int64_t id) {
+  rows_remove(db, id, 1);
+}
+
+/* As if it had never been: its unique key is free, whatever its time. */
 void job_remove(dibs_db *db, const struct job *job,
                 const struct placement *placement) {
   job_let_go(db, job);
+  unique_remove(db, job);
   rows_remove(db, job->id, placement->history.errors);
 }
 
@@ -464,6 +457,7 @@ int job_finish(dibs_db *db, const struct job *job,
                const struct placement *placement, int outcome,
                const dibs_payload *result) {
   job_let_go(db, job);
+  unique_finish(db, job);
   if (job->keep == DIBS_UNSET || job->keep <= 0)
     rows_remove(db, job->id, placement->history.errors);
   else

@@ -53,18 +53,7 @@ static void version_check(dibs_db *db) {
     db->schema = (int)schema;
 }
 
-/* Make the tables. Another process may have made them since we looked. */
-static void tables_make(dibs_db *db) {
-  sql_begin_write(db);
-  if (tables_find(db) != FOUND_OURS) {
-    sql_script(db, dibs_schema_1);
-    db->created = !db->status;
-  }
-  sql_end(db);
-  version_check(db);
-}
-
-void schema_open(dibs_db *db, int create) {
+void schema_look(dibs_db *db, int create) {
   enum found found = tables_find(db);
   if (db->status) return;
   if (found == FOUND_OURS)
@@ -74,12 +63,22 @@ void schema_open(dibs_db *db, int create) {
                 "%s has tables named dibs_ that are not those "
                 "of dibs: use another file",
                 db->path);
-  else if (create == DIBS_CREATE ||
-           (create == DIBS_CREATE_FILE && found == FOUND_NOTHING))
-    tables_make(db);
-  else
+  else if (create == DIBS_CREATE_NONE ||
+           (create == DIBS_CREATE_FILE && found == FOUND_OTHERS))
     handle_fail(db, DIBS_SCHEMA,
                 "%s has no dibs tables: make them with dibs "
                 "init",
                 db->path);
+}
+
+/* Another process may have made them since we looked. */
+void schema_make(dibs_db *db) {
+  if (db->schema) return;
+  sql_begin_write(db);
+  if (tables_find(db) != FOUND_OURS) {
+    sql_script(db, dibs_schema_1);
+    db->created = !db->status;
+  }
+  sql_end(db);
+  version_check(db);
 }

@@ -262,9 +262,26 @@ dibs_payload sql_column_payload(dibs_db *db, sqlite3_stmt *statement,
   return payload;
 }
 
-int64_t sql_changes(dibs_db *db) {
-  SQLITE_LIBRARY(db);
-  return db->status ? 0 : sqlite3_changes(db->sqlite);
+int64_t sql_column_count(dibs_db *db, sqlite3_stmt *statement, int column) {
+  int64_t count = sql_column_int(db, statement, column);
+  if (count < 0) return 0;
+  return count > INT32_MAX ? INT32_MAX : count;
+}
+
+void sql_column_key(dibs_db *db, sqlite3_stmt *statement, int column,
+                    char key[KEY_SIZE]) {
+  dibs_payload text = sql_column_payload(db, statement, column);
+  key[0] = 0;
+  if (text.kind == DIBS_PAYLOAD_NONE || db->status) return;
+  if (text.size >= KEY_SIZE || memchr(text.data, 0, text.size)) {
+    handle_fail(db, DIBS_CORRUPT,
+                "a name in %s is longer than 255 bytes or "
+                "has a NUL in it: the row was not written by dibs",
+                db->path);
+    return;
+  }
+  memcpy(key, text.data, text.size);
+  key[text.size] = 0;
 }
 
 void sql_script(dibs_db *db, const char *script) {

@@ -4,7 +4,9 @@
 */
 #include "internal.h"
 
+#include <locale.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The size of the well-formed character at `data`, 0 if there is none
@@ -41,6 +43,16 @@ bool utf8_valid(const char *data, size_t size) {
     i += length;
   }
   return true;
+}
+
+void utf8_append(struct text *text, const char *data, size_t size) {
+  const unsigned char *bytes = (const unsigned char *)data;
+  for (size_t i = 0; i < size;) {
+    size_t from = i, length;
+    while (i < size && (length = utf8_size(bytes + i, size - i))) i += length;
+    text_append(text, data + from, i - from);
+    if (i++ < size) text_string(text, "\xEF\xBF\xBD"); /* U+FFFD */
+  }
 }
 
 size_t utf8_floor(const char *data, size_t size) {
@@ -84,6 +96,34 @@ const char *name_problem(const char *name) {
     if (*at == '*') return "has a '*', which stands for any queue beneath";
   }
   return NULL;
+}
+
+/* Made once and never freed. */
+static locale_t plain_locale;
+
+static void plain_locale_make(void) {
+  plain_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+}
+
+/* Change the thread's locale to one with a decimal point. */
+static locale_t plain_locale_use(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, plain_locale_make);
+  return plain_locale ? uselocale(plain_locale) : (locale_t)0;
+}
+
+bool real_parse(const char *text, double *value) {
+  char *end;
+  locale_t before = plain_locale_use();
+  *value = strtod(text, &end);
+  if (before) uselocale(before);
+  return end > text && !*end;
+}
+
+void real_append(struct text *text, double value, int digits) {
+  locale_t before = plain_locale_use();
+  text_format(text, "%.*g", digits, value);
+  if (before) uselocale(before);
 }
 
 static const char base64_digits[] =

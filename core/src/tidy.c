@@ -156,15 +156,10 @@ static void due_tidy(dibs_db *db, struct patterns patterns) {
 
 int64_t tidy_prune(dibs_db *db, int64_t limit) {
   struct ids ids;
-  struct job job;
-  struct placement placement;
   ids_read(db, SQL_DONE_DUE, limit, &ids);
   for (int i = 0; i < ids.count && !db->status; i++) {
     sql_run(db, SQL_DONE_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
-    if (!job_read(db, ids.items[i], &job)) continue;
-    /* Out of its placement, so what is left to know is in its errors. */
-    placement = (struct placement){.history.errors = 1};
-    job_remove(db, &job, &placement);
+    job_forget(db, ids.items[i]);
   }
   return ids.count;
 }

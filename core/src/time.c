@@ -53,13 +53,14 @@ int dibs_parse_duration(const char *text, int64_t *milliseconds) {
   if (!digits || digits > 30 || !isdigit((unsigned char)text[0]))
     return DIBS_INVALID;
   if (text[digits - 1] == '.') return DIBS_INVALID;
-  char *end;
+  double value;
   char number[32];
   memcpy(number, text, digits);
   number[digits] = 0;
-  double value = strtod(number, &end);
   double size = unit_size(text + digits);
-  if (*end || size <= 0 || value * size > (double)TIME_MAX) return DIBS_INVALID;
+  if (!real_parse(number, &value) || size <= 0 ||
+      value * size > (double)TIME_MAX)
+    return DIBS_INVALID;
   *milliseconds = (int64_t)(value * size + 0.5);
   return DIBS_OK;
 }
@@ -75,8 +76,10 @@ char *duration_format(int64_t milliseconds, char text[DURATION_SIZE]) {
              (long long)(milliseconds / units[i].size), units[i].name);
     return text;
   }
-  if (milliseconds > 1000)
-    snprintf(text, DURATION_SIZE, "%.10gs", (double)milliseconds / 1000);
+  long long seconds = (long long)milliseconds / 1000;
+  if (seconds)
+    snprintf(text, DURATION_SIZE, "%lld.%03llds", seconds,
+             (long long)milliseconds % 1000);
   else
     snprintf(text, DURATION_SIZE, "%lldms", (long long)milliseconds);
   return text;
