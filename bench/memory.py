@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 DIBS = os.environ["DIBS"]
+NOTHING = os.environ["NOTHING"]
 BATCH = 10_000
 
 
@@ -69,7 +70,7 @@ def measure(db, arguments):
     subprocess.run([DIBS, "--db", db, "init"], check=True, stdout=subprocess.DEVNULL)
     command = [DIBS, "--db", db, "--synchronous", "normal", "worker"]
     command += ["-j", str(arguments.slots), "--", *arguments.command]
-    print(f"{' '.join(command[4:])}; {arguments.jobs} jobs; memory in kB")
+    print(f"worker -j {arguments.slots}; {arguments.jobs} jobs; memory in kB")
     print("        jobs    worker  its own     guard  its own  descriptors  seconds")
     worker = subprocess.Popen(command)
     try:
@@ -95,7 +96,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--folder", default=None)
-    parser.add_argument("--command", nargs="+", default=["/bin/true"])
+    parser.add_argument("--command", nargs="+", default=[NOTHING])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         measure(str(Path(folder) / "jobs.db"), arguments)

@@ -40,9 +40,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "environment.h"
 #include "journal.h"
 #include "output.h"
 #include "process.h"
+#include "verdict.h"
 
 #define DEFAULT_LEASE 15000 /* ms */
 #define DEFAULT_GRACE 30000 /* ms */
@@ -61,14 +63,7 @@
 #define EXTEND_LEAST  10           /* ms between two extensions */
 #define CLAIM_MOST    100          /* jobs claimed and started in one turn */
 
-/* A command's words, besides 0. Any other, as 75, means "again". */
-#define EXIT_FAIL    65 /* for good */
-#define EXIT_RELEASE 69 /* not now */
-
 enum slot_state { FREE, RUNNING, OVER };
-
-/* Why a command is being ended. */
-enum ending { NOT_ENDING, TIMED_OUT, LOST, STOPPED };
 
 struct slot {
   enum slot_state state;
@@ -103,9 +98,8 @@ struct worker {
   int signal_fd;
   sigset_t old_mask;
   int relay; /* commands' stdout shares our status line's screen */
-  char name[DIBS_NAME_MAX + 1];
-  char *db_path;        /* absolute; owned */
-  char **environment;   /* for commands: VARIABLES first; owned */
+  char name[DIBS_NAME_MAX + 1]; /* recorded as the holder of jobs */
+  struct environment environment;
   int64_t lease;        /* ms */
   int64_t extend_every; /* ms */
   int64_t grace;        /* ms */
@@ -122,8 +116,7 @@ struct worker {
   int64_t claims_left;        /* jobs that may still be claimed */
   int64_t look_at;            /* steady ms: look for jobs then */
   int64_t idle;               /* ms to the look after that */
-  int empty;                  /* the last look found nothing, and nothing has
-                        ** ended since */
+  int empty;                  /* nothing found, and nothing ended since */
   int stops;                  /* signals to stop that have come */
   int64_t stop_at;            /* steady ms: end what is still running */
   int64_t give_up_at;         /* steady ms: leave, settled or not */
@@ -265,15 +258,6 @@ static void say_job(struct worker *worker, const struct slot *slot,
 /* Settle                                                                   */
 /* ------------------------------------------------------------------------ */
 
-/* Whoever prints a result ends it with a line end. */
-static dibs_payload result_of(const struct slot *slot) {
-  const char *data = slot->process.output;
-  size_t size = slot->process.output_size;
-  while (size > 0 && strchr(" \t\r\n", data[size - 1])) size--;
-  while (size > 0 && strchr(" \t\r\n", *data)) data++, size--;
-  return size > 0 ? dibs_json_sized(data, size) : dibs_none();
-}
-
 static void settlement_of(const struct worker *worker, const struct slot *slot,
                           dibs_settlement *settlement) {
   memset(settlement, 0, sizeof *settlement);
@@ -283,7 +267,7 @@ static void settlement_of(const struct worker *worker, const struct slot *slot,
   settlement->lease = DIBS_UNSET;
   settlement->error = slot->error;
   if (slot->action == DIBS_ACK && worker->options->result)
-    settlement->result = result_of(slot);
+    settlement->result = verdict_result(&slot->process);
 }
 
 static void say_settled(struct worker *worker, const struct slot *slot,
@@ -432,45 +416,6 @@ static void extend(struct worker *worker, int64_t now) {
 /* Start                                                                    */
 /* ------------------------------------------------------------------------ */
 
-static const char *const VARIABLES[] = {
-    "DIBS_JOB_ID",  "DIBS_QUEUE",        "DIBS_NAME",
-    "DIBS_ATTEMPT", "DIBS_FINAL",        "DIBS_HEADERS",
-    "DIBS_RECEIPT", "DIBS_MAX_ATTEMPTS", "DIBS_DB"};
-
-#define VARIABLE_COUNT (sizeof VARIABLES / sizeof *VARIABLES)
-
-/* What holds of a job, in the order of VARIABLES. */
-static void variable_values(const struct worker *worker, const dibs_job *job,
-                            char numbers[3][24],
-                            const char *values[VARIABLE_COUNT]) {
-  int final = job->max_attempts != 0 && job->attempt >= job->max_attempts;
-  snprintf(numbers[0], 24, "%lld", (long long)job->id);
-  snprintf(numbers[1], 24, "%lld", (long long)job->attempt);
-  snprintf(numbers[2], 24, "%lld", (long long)job->max_attempts);
-  values[0] = numbers[0];
-  values[1] = job->queue;
-  values[2] = job->name ? job->name : "";
-  values[3] = numbers[1];
-  values[4] = final ? "1" : "0";
-  values[5] = job->headers ? job->headers : "{}";
-  values[6] = job->receipt;
-  values[7] = numbers[2];
-  values[8] = worker->db_path;
-}
-
-static int environment_fill(struct worker *worker, const dibs_job *job) {
-  char numbers[3][24];
-  const char *values[VARIABLE_COUNT];
-  variable_values(worker, job, numbers, values);
-  for (size_t i = 0; i < VARIABLE_COUNT; i++) {
-    free(worker->environment[i]);
-    if (asprintf(&worker->environment[i], "%s=%s", VARIABLES[i], values[i]) < 0)
-      worker->environment[i] = NULL;
-    if (!worker->environment[i]) return ENOMEM;
-  }
-  return 0;
-}
-
 static void slot_fill(struct worker *worker, struct slot *slot,
                       const dibs_job *job, int64_t now) {
   int64_t timeout = job->timeout;
@@ -494,10 +439,10 @@ static int start_command(struct worker *worker, struct slot *slot,
                          const dibs_job *job) {
   const struct worker_options *options = worker->options;
   struct process_plan plan = {0};
-  int rc = environment_fill(worker, job);
+  int rc = environment_fill(&worker->environment, job);
   if (rc) return rc;
   plan.command = options->command;
-  plan.environment = worker->environment;
+  plan.environment = worker->environment.list;
   if (job->payload.kind != DIBS_PAYLOAD_NONE) {
     plan.input = job->payload.data;
     plan.input_size = job->payload.size;
@@ -594,95 +539,19 @@ static void claim(struct worker *worker, int64_t now) {
 /* A command has ended                                                      */
 /* ------------------------------------------------------------------------ */
 
-/* "exit 3: what stderr said last", in UTF-8. */
-static char *error_of(const struct slot *slot, const char *how) {
-  size_t size;
-  const char *tail = process_tail(&slot->process, &size);
-  char *text = NULL;
-  size_t length;
-  FILE *file = open_memstream(&text, &length);
-  if (!file) return NULL;
-  fputs(how, file);
-  while (size > 0 && strchr("\r\n", tail[size - 1])) size--;
-  if (size > 0) fputs(": ", file);
-  while (size > 0) {
-    size_t valid = utf8_valid_size(tail, size);
-    const char *nul = memchr(tail, 0, valid);
-    if (nul) valid = (size_t)(nul - tail);
-    fwrite(tail, 1, valid, file);
-    tail += valid;
-    size -= valid;
-    if (!size) break;
-    fputs("\xef\xbf\xbd", file); /* U+FFFD for what no text can hold */
-    tail++, size--;
-  }
-  return fclose(file) == 0 ? text : NULL;
-}
-
-static const struct {
-  int number;
-  const char *name;
-} SIGNALS[] = {{SIGHUP, "HUP"},   {SIGINT, "INT"},   {SIGQUIT, "QUIT"},
-               {SIGILL, "ILL"},   {SIGTRAP, "TRAP"}, {SIGABRT, "ABRT"},
-               {SIGBUS, "BUS"},   {SIGFPE, "FPE"},   {SIGKILL, "KILL"},
-               {SIGUSR1, "USR1"}, {SIGSEGV, "SEGV"}, {SIGUSR2, "USR2"},
-               {SIGPIPE, "PIPE"}, {SIGALRM, "ALRM"}, {SIGTERM, "TERM"},
-               {SIGXCPU, "XCPU"}, {SIGXFSZ, "XFSZ"}, {SIGSYS, "SYS"}};
-
-static void describe_signal(char *how, size_t size, int number) {
-  for (size_t i = 0; i < sizeof SIGNALS / sizeof *SIGNALS; i++) {
-    if (SIGNALS[i].number != number) continue;
-    snprintf(how, size, "killed by SIG%s", SIGNALS[i].name);
-    return;
-  }
-  snprintf(how, size, "killed by signal %d", number);
-}
-
-static void describe_end(const struct slot *slot, int status, char *how,
-                         size_t size) {
-  if (slot->ending == TIMED_OUT)
-    snprintf(how, size, "timed out after %.10g s",
-             (double)slot->timeout / 1000);
-  else if (WIFSIGNALED(status))
-    describe_signal(how, size, WTERMSIG(status));
-  else
-    snprintf(how, size, "exit %d", WEXITSTATUS(status));
-}
-
-/* One stop may reach us and our commands alike, as systemd's does. */
-static int ended_by_stop(const struct worker *worker, const struct slot *slot,
-                         int status) {
-  if (slot->ending == STOPPED) return 1;
-  if (!worker->stops || !WIFSIGNALED(status)) return 0;
-  return WTERMSIG(status) == SIGTERM || WTERMSIG(status) == SIGINT ||
-         WTERMSIG(status) == SIGHUP;
-}
-
-/* What becomes of the job. A timeout is a failed attempt, whatever the command
-** makes of the signal; a stop is none unless the command says so. */
-static int action_of(const struct worker *worker, const struct slot *slot,
-                     int status) {
-  int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  if (slot->ending == TIMED_OUT) return DIBS_RETRY;
-  if (code == 0) return DIBS_ACK;
-  if (code == EXIT_FAIL) return DIBS_FAIL;
-  if (code == EXIT_RELEASE) return DIBS_RELEASE;
-  if (ended_by_stop(worker, slot, status)) return DIBS_RELEASE;
-  return DIBS_RETRY;
-}
-
 static void over_by_status(struct worker *worker, struct slot *slot,
                            int status) {
-  char how[64];
-  int action = action_of(worker, slot, status);
+  int action = verdict_action(slot->ending, worker->stops, status);
+  char *error = NULL;
   if (action == DIBS_ACK && slot->process.output_over) {
     slot_over(worker, slot, DIBS_RETRY,
               text_of("the result is too long%s", ""));
     return;
   }
-  describe_end(slot, status, how, sizeof how);
-  slot_over(worker, slot, action,
-            action == DIBS_ACK ? NULL : error_of(slot, how));
+
+  if (action != DIBS_ACK)
+    error = verdict_error(&slot->process, slot->ending, slot->timeout, status);
+  slot_over(worker, slot, action, error);
   if (action == DIBS_RELEASE) worker->look_at = slot->ended + RELEASE_PAUSE;
 }
 
@@ -898,38 +767,6 @@ static void work(struct worker *worker) {
 /* Beginning and end                                                        */
 /* ------------------------------------------------------------------------ */
 
-static int is_variable(const char *entry) {
-  for (size_t i = 0; i < VARIABLE_COUNT; i++) {
-    size_t size = strlen(VARIABLES[i]);
-    if (strncmp(entry, VARIABLES[i], size) == 0 && entry[size] == '=') return 1;
-  }
-  return 0;
-}
-
-/* Ours first, then what we have been given. */
-static int environment_open(struct worker *worker) {
-  size_t count = 0;
-  size_t at = VARIABLE_COUNT;
-  while (environ[count]) count++;
-  worker->environment =
-      calloc(VARIABLE_COUNT + count + 1, sizeof *worker->environment);
-  if (!worker->environment) return 0;
-  for (size_t i = 0; i < count; i++)
-    if (!is_variable(environ[i])) worker->environment[at++] = environ[i];
-  return 1;
-}
-
-/* Commands may run anywhere: they get a path that holds everywhere. */
-static int db_path_open(struct worker *worker) {
-  const char *path = worker->options->db_path;
-  if (strncmp(path, "file:", 5) == 0)
-    worker->db_path = strdup(path);
-  else
-    worker->db_path = realpath(path, NULL);
-  if (!worker->db_path) worker->db_path = strdup(path);
-  return worker->db_path != NULL;
-}
-
 static void name_open(struct worker *worker) {
   char host[HOST_NAME_MAX + 1] = "";
   if (gethostname(host, sizeof host) != 0 || !*host) strcpy(host, "localhost");
@@ -1005,17 +842,12 @@ static int worker_open(struct worker *worker) {
   if (rc) return cannot_start(rc);
   rc = db_open(worker);
   if (rc) return rc;
-  if (!slots_open(worker) || !environment_open(worker) || !db_path_open(worker))
+  if (!slots_open(worker) ||
+      environment_open(&worker->environment, worker->options->db_path) != 0)
     return cli_error(DIBS_NOMEM, "%s", dibs_error(NULL));
   journal_open(&worker->journal, worker->options->json);
   worker->relay = shares_screen(&worker->journal);
   return 0;
-}
-
-static void environment_close(struct worker *worker) {
-  for (size_t i = 0; worker->environment && i < VARIABLE_COUNT; i++)
-    free(worker->environment[i]);
-  free(worker->environment);
 }
 
 static void worker_close(struct worker *worker) {
@@ -1027,13 +859,12 @@ static void worker_close(struct worker *worker) {
     close(worker->signal_fd);
     sigprocmask(SIG_SETMASK, &worker->old_mask, NULL);
   }
-  environment_close(worker);
+  environment_close(&worker->environment);
   free(worker->slots);
   free(worker->settlements);
   free(worker->settled);
   free(worker->polled);
   free(worker->polled_slots);
-  free(worker->db_path);
 }
 
 /* Jobs that could not be settled come back when their leases run out. */

@@ -316,9 +316,10 @@ def test_nothing_printed_is_no_result(queue):
     assert "result" not in job
 
 
-def test_a_result_that_is_no_json_retries(queue):
+@pytest.mark.parametrize("printed", ["oops", "1 2", "1\\000", "\\377"])
+def test_a_result_that_is_no_json_retries(queue, printed):
     id_ = queue.enqueue("--keep", "1h", "1")
-    queue.worker("--once", "--result", "--", "echo", "oops")
+    queue.worker("--once", "--result", "--", "printf", printed)
     job = queue.get(id_)
     assert job["state"] == "scheduled"
     assert job["last_error"].startswith("the result was refused: ")
@@ -387,6 +388,13 @@ def test_timeout_kills_what_ignores_it_and_what_that_started(queue):
     assert queue.get(id_)["last_error"] == "timed out after 0.1 s"
     for pid in read_numbers(pids, 2):
         wait_until(lambda: not is_alive(pid), f"end of {pid}")
+
+
+def test_a_timeout_is_a_failed_attempt_whatever_the_command_says(queue):
+    id_ = queue.enqueue("1")
+    script = "trap 'exit 0' TERM; sleep 1000 & wait"
+    queue.worker("--once", "--timeout", "100ms", *shell(script))
+    assert queue.get(id_)["last_error"] == "timed out after 0.1 s"
 
 
 def test_a_lease_is_extended_while_its_command_runs(queue):
@@ -502,6 +510,16 @@ def test_stop_releases_what_outlasts_the_grace(queue):
     assert not is_alive(pid)
     job = queue.get(id_)
     assert (job["state"], job.get("attempt", 0)) == ("ready", 0)
+
+
+def test_what_finishes_when_asked_to_end_is_done(queue):
+    pids = queue.folder / "pids"
+    id_ = queue.enqueue("--keep", "1h", "1")
+    script = f"trap 'exit 0' TERM; echo $$ > {pids}; sleep 1000 & wait"
+    with queue.running("--grace", "100ms", *shell(script)) as worker:
+        read_numbers(pids, 1)
+        assert stop(worker)[0] == 0
+    assert queue.get(id_)["state"] == "done"
 
 
 def test_a_second_signal_waits_no_longer(queue):
