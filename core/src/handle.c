@@ -266,6 +266,7 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (getrandom(&db->random, sizeof db->random, 0) != sizeof db->random)
     db->random = (uint64_t)time_now() ^ (uint64_t)db->pid << 32;
   if (!db->status) connection_open(db, options->create);
+  if (!db->status) sql_prepare(db);
   if (!db->status) settings_apply(db, options);
   db->now = dibs_now(db);
   if (!db->status) schema_look(db, options->create);

@@ -277,6 +277,9 @@ void sql_column_key(dibs_db *db, sqlite3_stmt *statement, int column,
 /* Run SQL text of several statements. */
 void sql_script(dibs_db *db, const char *script);
 
+/* Prepare what must be at hand when memory is not. */
+void sql_prepare(dibs_db *db);
+
 /* Begin a transaction that may write, or one that only reads. */
 void sql_begin_write(dibs_db *db);
 void sql_begin_read(dibs_db *db);

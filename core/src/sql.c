@@ -293,6 +293,22 @@ void sql_script(dibs_db *db, const char *script) {
 
 /* ------------------------------------------------------------ transactions */
 
+/* Some failures (a full disk, an I/O error) roll back by themselves, so ask
+** whether there still is a transaction. The error of the operation stays. The
+** statement was prepared at the opening: without memory it could not be. */
+static void rollback(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  for (int sql = 0; sql < SQL_COUNT; sql++)
+    if (db->statements[sql]) sqlite3_reset(db->statements[sql]);
+  if (sqlite3_get_autocommit(db->sqlite)) return;
+  sqlite3_step(db->statements[SQL_ROLLBACK]);
+  sqlite3_reset(db->statements[SQL_ROLLBACK]);
+}
+
+void sql_prepare(dibs_db *db) {
+  statement_get(db, SQL_ROLLBACK);
+}
+
 static void cache_forget(dibs_db *db) {
   db->cache = (struct cache){.next_event = DIBS_UNSET};
 }
@@ -305,25 +321,23 @@ static unsigned file_version(dibs_db *db) {
   return version;
 }
 
+/* Begin, behind a rollback that may have failed for want of memory. */
+static void transaction_begin(dibs_db *db, enum sql sql) {
+  SQLITE_LIBRARY(db);
+  if (db->status) return;
+  if (!sqlite3_get_autocommit(db->sqlite)) rollback(db);
+  sql_run(db, sql, SQL_NONE);
+}
+
 void sql_begin_write(dibs_db *db) {
-  sql_run(db, SQL_BEGIN_IMMEDIATE, SQL_NONE);
+  transaction_begin(db, SQL_BEGIN_IMMEDIATE);
   if (db->status) return;
   if (db->cache.version != file_version(db)) cache_forget(db);
   db->writing = true;
 }
 
 void sql_begin_read(dibs_db *db) {
-  sql_run(db, SQL_BEGIN, SQL_NONE);
-}
-
-/* Some failures (a full disk, an I/O error) roll back by themselves, so ask
-** whether there still is a transaction. The error of the operation stays. */
-static void rollback(dibs_db *db) {
-  SQLITE_LIBRARY(db);
-  for (int sql = 0; sql < SQL_COUNT; sql++)
-    if (db->statements[sql]) sqlite3_reset(db->statements[sql]);
-  if (sqlite3_get_autocommit(db->sqlite)) return;
-  sqlite3_exec(db->sqlite, "ROLLBACK", NULL, NULL, NULL);
+  transaction_begin(db, SQL_BEGIN);
 }
 
 void sql_end(dibs_db *db) {
