@@ -126,7 +126,6 @@ static int list(struct cli *cli, int state) {
 }
 
 int run_list(struct cli *cli) {
-  /* The words of --state stand in the order of enum dibs_state. */
   int state = cli_has(cli, OPTION_STATE)
                   ? dibs_state_number(cli_text(cli, OPTION_STATE))
                   : 0;

@@ -267,8 +267,3 @@ void progress_update(struct progress *progress, int64_t done, int64_t count) {
   status_line("[%s] %3.0f %%  %" PRId64 " %ss, %.0f/s", bar, fraction * 100,
               count, progress->noun, rate);
 }
-
-void progress_end(struct progress *progress) {
-  (void)progress;
-  status_clear();
-}

@@ -149,7 +149,8 @@ int status_possible(void);
 void status_line(const char *format, ...) CLI_PRINTF(1, 2);
 void status_clear(void);
 
-/* Progress as a status line, at most ten times a second. */
+/* Progress as a status line, drawn at most ten times a second; status_clear()
+** ends it. */
 struct progress {
   int64_t total;    /* bytes that there will be; 0: not known */
   int64_t started;  /* ms of the monotonic clock */
@@ -160,7 +161,6 @@ struct progress {
 void progress_start(struct progress *progress, const char *noun, int64_t total);
 /* `done` of the total, `count` of the noun so far. */
 void progress_update(struct progress *progress, int64_t done, int64_t count);
-void progress_end(struct progress *progress);
 
 /* Milliseconds of a clock that never jumps. */
 int64_t monotonic_ms(void);

@@ -336,7 +336,7 @@ int stream_run(struct cli *cli, dibs_db *db, const char *queue,
   cli_catch_signals(NULL);
   progress_start(&stream.progress, "job", input_size());
   while (code == 0 && !end) code = step(&stream, &end);
-  progress_end(&stream.progress);
+  status_clear();
   say_what_was_lost(&stream);
   empty_batch(&stream);
   lines_free(&stream.lines);
