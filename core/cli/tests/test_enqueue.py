@@ -248,3 +248,11 @@ def test_commit_and_abort_want_a_staged_job(db):
             "DIBS_NOT_FOUND",
         ]
         assert [e["id"] for e in result.errors] == [job, 99]
+
+
+def test_a_commit_that_comes_too_late(db):
+    """A millisecond is over before another process can commit."""
+    job = db.enqueue("1", "--stage", "1ms")
+    result = db.json("commit", job)
+    assert result.code == 4, result
+    assert (result.error["status"], result.error["id"]) == ("DIBS_LATE", job)

@@ -2,6 +2,7 @@
 """The command line: where options may stand, and what is said of a bad one."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -157,6 +158,20 @@ def test_busy_timeout_from_the_environment(db):
     assert result.code == 0
     env = {"DIBS_BUSY_TIMEOUT": "soon"}
     assert db.json("stats", "--busy-timeout", "2", env=env).code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["enqueue", "1"], ["claim"], ["cancel", "1"], ["clear", "--all"]]
+)
+def test_a_lock_that_is_held_too_long(db, words):
+    db.enqueue("1")
+    holder = sqlite3.connect(db.path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    result = db.json(*words, "--busy-timeout", "1ms")
+    assert result.code == 6, result
+    assert result.error["status"] == "DIBS_BUSY"
+    assert db.json("stats", "--busy-timeout", "1ms").code == 0, "reading goes on"
+    holder.close()
 
 
 def test_max_payload_is_kept_to(db):
