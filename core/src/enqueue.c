@@ -302,20 +302,31 @@ static int64_t id_take(dibs_db *db) {
 ** statement for all whose ids follow each other. */
 struct enqueue {
   struct queue queue;
-  int64_t run_first; /* 0: none */
-  int64_t run_last;
+  struct job first; /* of the run; id 0: there is none */
+  int64_t last;
 };
 
 static void run_place(dibs_db *db, struct enqueue *enqueue) {
-  if (enqueue->run_first)
+  const struct job *first = &enqueue->first;
+  if (first->id && first->id == enqueue->last)
+    sql_run(db, SQL_READY_ADD_FRESH,
+            SQL_ARGS(sql_int(first->queue_id), sql_int(first->priority),
+                     sql_int(first->id)));
+  else if (first->id)
     sql_run(db, SQL_READY_ADD_RUN,
-            SQL_ARGS(sql_int(enqueue->run_first), sql_int(enqueue->run_last)));
-  enqueue->run_first = 0;
+            SQL_ARGS(sql_int(first->id), sql_int(enqueue->last)));
+  enqueue->first.id = 0;
 }
 
-static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t id) {
-  if (!enqueue->run_first) enqueue->run_first = id;
-  enqueue->run_last = id;
+static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t id,
+                    int64_t priority) {
+  struct job *first = &enqueue->first;
+  if (!first->id) {
+    first->id = id;
+    first->queue_id = enqueue->queue.id;
+    first->priority = priority;
+  }
+  enqueue->last = id;
   queue_claimable(db, enqueue->queue.id);
 }
 
@@ -326,7 +337,7 @@ static int64_t plain_add(dibs_db *db, struct enqueue *enqueue,
   sql_run(db, SQL_JOB_ADD_PLAIN,
           SQL_ARGS(sql_int(id), sql_int(enqueue->queue.id), sql_int(db->now),
                    sql_payload(payload)));
-  run_add(db, enqueue, id);
+  run_add(db, enqueue, id, 0);
   return id;
 }
 
@@ -344,7 +355,7 @@ static int64_t job_add(dibs_db *db, struct enqueue *enqueue, struct job *job,
   bool at_once = !options->key && options->stage == DIBS_UNSET &&
                  options_due(db, options) == DIBS_UNSET;
   if (at_once) {
-    run_add(db, enqueue, job->id);
+    run_add(db, enqueue, job->id, job->priority);
   } else {
     run_place(db, enqueue);
     job_place(db, job, options);
@@ -376,7 +387,7 @@ static dibs_enqueued enqueue_one(dibs_db *db, struct enqueue *enqueue,
 
 static void enqueue_all(dibs_db *db, const dibs_new_job *jobs, size_t count,
                         dibs_enqueued *results) {
-  struct enqueue enqueue = {.run_first = 0};
+  struct enqueue enqueue = {.last = 0};
   for (size_t i = 0; i < count && !db->status; i++) {
     dibs_enqueued result = enqueue_one(db, &enqueue, &jobs[i]);
     if (results) results[i] = result;

@@ -65,14 +65,32 @@ static bool escape_check(struct json_walk *walk) {
   return true;
 }
 
+/* Whether one of eight bytes is below 0x20, a quote or a backslash: a byte that
+** is below `n`, or equal once it is turned to 0, sets its highest bit. (Bit
+** Twiddling Hacks, "Determine if a word has a byte less than n".) */
+static bool word_ends(const char *data) {
+  const uint64_t ones = 0x0101010101010101u;
+  uint64_t word, quote, backslash;
+  memcpy(&word, data, sizeof word);
+  quote = word ^ ones * '"';
+  backslash = word ^ ones * '\\';
+  uint64_t found = ((word - ones * 0x20) & ~word) | ((quote - ones) & ~quote) |
+                   ((backslash - ones) & ~backslash);
+  return found & ones * 0x80;
+}
+
+/* To the byte that ends a plain part of a string. */
+static const char *plain_skip(const char *at, const char *end) {
+  while (end - at >= 8 && !word_ends(at)) at += 8;
+  while (at < end && *at != '"' && *at != '\\' && (unsigned char)*at >= 0x20)
+    at++;
+  return at;
+}
+
 static bool string_check(struct json_walk *walk) {
   if (!char_is(walk, '"')) return false;
   while (walk->at < walk->end) {
-    const char *at = walk->at; /* a local is faster than a member */
-    while (at < walk->end && *at != '"' && *at != '\\' &&
-           (unsigned char)*at >= 0x20)
-      at++;
-    walk->at = at;
+    walk->at = plain_skip(walk->at, walk->end);
     if (char_is(walk, '"')) return true;
     if (!char_is(walk, '\\') || !escape_check(walk)) return false;
   }

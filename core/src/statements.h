@@ -31,72 +31,68 @@
   X(BEGIN_IMMEDIATE, "BEGIN IMMEDIATE")                                        \
   X(COMMIT, "COMMIT")                                                          \
   X(ROLLBACK, "ROLLBACK") /* schema */                                         \
-      X(TABLES, "SELECT count(*), coalesce(sum(name GLOB 'dibs_*'), 0),"       \
-                "  coalesce(max(name = 'dibs_meta'), 0)"                       \
-                " FROM sqlite_schema WHERE type IN ('table', 'view')"          \
-                "  AND name NOT GLOB 'sqlite_*'")                              \
-          X(META,                                                              \
-            "SELECT value FROM dibs_meta WHERE key = ?1") /* place: queues */  \
-      X(QUEUE, "SELECT id, claimable, paused FROM dibs_queue"                  \
-               " WHERE name = ?1")                                             \
-          X(QUEUE_ADD, "INSERT INTO dibs_queue(name) VALUES (?1)") X(          \
-              QUEUES_BETWEEN,                                                  \
-              "SELECT id FROM dibs_queue WHERE name > ?1 AND name < ?2")       \
-              X(QUEUE_CLAIMABLE,                                               \
-                "UPDATE dibs_queue SET claimable = 1"                          \
-                " WHERE id = ?1 AND NOT claimable AND NOT paused")             \
-                  X(QUEUE_DUE,                                                 \
-                    "UPDATE dibs_queue SET next_due = ?2"                      \
-                    " WHERE id = ?1 AND (next_due IS NULL OR next_due > ?2)")  \
-                      X(QUEUE_EXPIRED,                                         \
-                        "UPDATE dibs_queue SET expired = expired + 1"          \
-                        " WHERE id = ?1") /* place: placements */              \
-      X(PLACEMENT,                                                             \
-        "SELECT 5, " HISTORY ", token, until, claimed_at, worker, progress,"   \
-        "  progress_text FROM dibs_leased WHERE id = ?1"                       \
-        " UNION ALL SELECT 1, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL" \
-        "  FROM dibs_ready WHERE queue_id = ?2 AND priority = ?3 AND id = ?1"  \
-        " UNION ALL SELECT 2, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL" \
-        "  FROM dibs_scheduled WHERE id = ?1"                                  \
-        " UNION ALL SELECT 3, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL" \
-        "  FROM dibs_blocked WHERE id = ?1"                                    \
-        " UNION ALL SELECT 4, due_at, 0, 0, 0, 0, NULL, until, NULL, NULL, "   \
-        "NULL,"                                                                \
-        "  NULL FROM dibs_staged WHERE id = ?1 AND NOT late"                   \
-        " UNION ALL SELECT 6, " HISTORY ", NULL, NULL, claimed_at, worker,"    \
-        "  progress, progress_text FROM dibs_done WHERE id = ?1"               \
-        " UNION ALL SELECT 7, " HISTORY ", NULL, NULL, claimed_at, worker,"    \
-        "  progress, progress_text FROM dibs_dead WHERE id = ?1"               \
-        " LIMIT 1") X(READY_ADD, "INSERT INTO dibs_ready(queue_id, priority, " \
-                                 "id, " HISTORY ")"                            \
-                                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")   \
-          X(READY_REMOVE,                                                      \
-            "DELETE FROM dibs_ready"                                           \
-            " WHERE queue_id = ?1 AND priority = ?2 AND id = ?3")              \
-              X(SCHEDULED_ADD,                                                 \
-                "INSERT INTO dibs_scheduled(id, queue_id, " HISTORY ")"        \
-                " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                        \
-                  X(SCHEDULED_REMOVE, "DELETE FROM dibs_scheduled WHERE id = " \
-                                      "?1") X(                                 \
-                      BLOCKED_ADD,                                             \
-                      "INSERT INTO dibs_blocked(id, queue_id, " HISTORY ")"    \
-                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                  \
-                      X(BLOCKED_REMOVE, "DELETE FROM dibs_blocked WHERE id = " \
-                                        "?1") X(                               \
-                          DONE_ADD, "INSERT INTO dibs_done(id, queue_id, "     \
-                                    "outcome, finished_at,"                    \
-                                    "  prune_at, claimed_at, " HISTORY         \
-                                    ", worker, progress,"                      \
-                                    "  progress_text, result) VALUES (?1, "    \
-                                    "?2, ?3, ?4, ?5, ?6, ?7,"                  \
-                                    "  ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)") \
-                          X(DONE_REMOVE, "DELETE FROM dibs_done WHERE id = "   \
-                                         "?1") X(                              \
-                              DEAD_ADD, "INSERT INTO dibs_dead(id, queue_id, " \
-                                        "finished_at, claimed_at, " HISTORY    \
-                                        ", worker, progress, progress_text)"   \
-                                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, "    \
-                                        "?7, ?8, ?9, ?10, ?11, ?12)")          \
+  X(TABLES, "SELECT count(*), coalesce(sum(name GLOB 'dibs_*'), 0),"           \
+            "  coalesce(max(name = 'dibs_meta'), 0)"                           \
+            " FROM sqlite_schema WHERE type IN ('table', 'view')"              \
+            "  AND name NOT GLOB 'sqlite_*'")                                  \
+  X(META, "SELECT value FROM dibs_meta WHERE key = ?1") /* place: queues */    \
+  X(QUEUE, "SELECT id, claimable, paused FROM dibs_queue"                      \
+           " WHERE name = ?1")                                                 \
+  X(QUEUE_ADD, "INSERT INTO dibs_queue(name) VALUES (?1)")                     \
+  X(QUEUES_BETWEEN, "SELECT id FROM dibs_queue WHERE name > ?1 AND name < ?2") \
+  X(QUEUE_CLAIMABLE, "UPDATE dibs_queue SET claimable = 1"                     \
+                     " WHERE id = ?1 AND NOT claimable AND NOT paused")        \
+  X(QUEUE_DUE, "UPDATE dibs_queue SET next_due = ?2"                           \
+               " WHERE id = ?1 AND (next_due IS NULL OR next_due > ?2)")       \
+  X(QUEUE_EXPIRED, "UPDATE dibs_queue SET expired = expired + 1"               \
+                   " WHERE id = ?1") /* place: placements */                   \
+  X(PLACEMENT,                                                                 \
+    "SELECT 5, " HISTORY ", token, until, claimed_at, worker, progress,"       \
+    "  progress_text FROM dibs_leased WHERE id = ?1"                           \
+    " UNION ALL SELECT 1, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
+    "  FROM dibs_ready WHERE queue_id = ?2 AND priority = ?3 AND id = ?1"      \
+    " UNION ALL SELECT 2, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
+    "  FROM dibs_scheduled WHERE id = ?1"                                      \
+    " UNION ALL SELECT 3, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
+    "  FROM dibs_blocked WHERE id = ?1"                                        \
+    " UNION ALL SELECT 4, due_at, 0, 0, 0, 0, NULL, until, NULL, NULL, "       \
+    "NULL,"                                                                    \
+    "  NULL FROM dibs_staged WHERE id = ?1 AND NOT late"                       \
+    " UNION ALL SELECT 6, " HISTORY ", NULL, NULL, claimed_at, worker,"        \
+    "  progress, progress_text FROM dibs_done WHERE id = ?1"                   \
+    " UNION ALL SELECT 7, " HISTORY ", NULL, NULL, claimed_at, worker,"        \
+    "  progress, progress_text FROM dibs_dead WHERE id = ?1"                   \
+    " LIMIT 1")                                                                \
+  X(READY_ADD, "INSERT INTO dibs_ready(queue_id, priority, "                   \
+               "id, " HISTORY ")"                                              \
+               " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                     \
+      X(READY_REMOVE, "DELETE FROM dibs_ready"                                 \
+                      " WHERE queue_id = ?1 AND priority = ?2 AND id = ?3")    \
+          X(SCHEDULED_ADD,                                                     \
+            "INSERT INTO dibs_scheduled(id, queue_id, " HISTORY ")"            \
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                            \
+              X(SCHEDULED_REMOVE,                                              \
+                "DELETE FROM dibs_scheduled WHERE id = "                       \
+                "?1") X(BLOCKED_ADD,                                           \
+                        "INSERT INTO dibs_blocked(id, queue_id, " HISTORY ")"  \
+                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                \
+                  X(BLOCKED_REMOVE,                                            \
+                    "DELETE FROM dibs_blocked WHERE id = "                     \
+                    "?1") X(DONE_ADD,                                          \
+                            "INSERT INTO dibs_done(id, queue_id, "             \
+                            "outcome, finished_at,"                            \
+                            "  prune_at, claimed_at, " HISTORY                 \
+                            ", worker, progress,"                              \
+                            "  progress_text, result) VALUES (?1, "            \
+                            "?2, ?3, ?4, ?5, ?6, ?7,"                          \
+                            "  ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)")         \
+                      X(DONE_REMOVE, "DELETE FROM dibs_done WHERE id = "       \
+                                     "?1")                                     \
+                          X(DEAD_ADD, "INSERT INTO dibs_dead(id, queue_id, "   \
+                                      "finished_at, claimed_at, " HISTORY      \
+                                      ", worker, progress, progress_text)"     \
+                                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, "      \
+                                      "?7, ?8, ?9, ?10, ?11, ?12)")            \
                               X(DEAD_REMOVE,                                   \
                                 "DELETE FROM dibs_dead WHERE id = ?1")         \
                                   X(PROMOTE_ADD,                               \
@@ -167,10 +163,10 @@
           X(UNIQUE_ADD, "INSERT INTO dibs_unique(key, scope, job_id, until)"   \
                         " VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"       \
                         " SET job_id = ?3, until = ?4, finished = 0")          \
-              X(UNIQUE_REMOVE, "DELETE FROM dibs_unique"                       \
-                               " WHERE key = ?1 AND scope = ?2 AND job_id = "  \
-                               "?3") X(UNIQUE_FINISH,                          \
-                                       "UPDATE dibs_unique SET finished = 1"   \
+              X(UNIQUE_REMOVE,                                                 \
+                "DELETE FROM dibs_unique"                                      \
+                " WHERE key = ?1 AND scope = ?2 AND job_id = "                 \
+                "?3") X(UNIQUE_FINISH, "UPDATE dibs_unique SET finished = 1"   \
                                        " WHERE key = ?1 AND scope = ?2 AND "   \
                                        "job_id = ?3")                          \
                   X(UNIQUE_CLEAN,                                              \
@@ -197,15 +193,16 @@
         " coalesce((SELECT prune_at FROM dibs_done WHERE prune_at IS NOT NULL" \
         "  ORDER BY prune_at LIMIT 1), ?1),"                                   \
         " coalesce((SELECT until FROM dibs_unique WHERE finished"              \
-        "  ORDER BY until LIMIT 1), ?1))")                                     \
-          X(LEASED_LAPSED, "SELECT id FROM dibs_leased WHERE until <= ?1"      \
-                           " ORDER BY until, id LIMIT ?2")                     \
-              X(STAGED_DUE, "SELECT id FROM dibs_staged WHERE until <= ?1"     \
-                            " ORDER BY until, id LIMIT ?2")                    \
-                  X(STAGED_LATE, "UPDATE dibs_staged SET late = 1, until = "   \
-                                 "?2 WHERE id = ?1") X(                        \
-                      QUEUE_DUE_NAMED, "SELECT id FROM dibs_queue"             \
-                                       " WHERE name = ?2 AND next_due <= ?1")  \
+        "  ORDER BY until LIMIT 1), ?1))") X(LEASED_LAPSED,                    \
+                                             "SELECT id FROM dibs_leased "     \
+                                             "WHERE until <= ?1"               \
+                                             " ORDER BY until, id LIMIT ?2")   \
+          X(STAGED_DUE, "SELECT id FROM dibs_staged WHERE until <= ?1"         \
+                        " ORDER BY until, id LIMIT ?2")                        \
+              X(STAGED_LATE, "UPDATE dibs_staged SET late = 1, until = "       \
+                             "?2 WHERE id = ?1")                               \
+                  X(QUEUE_DUE_NAMED, "SELECT id FROM dibs_queue"               \
+                                     " WHERE name = ?2 AND next_due <= ?1")    \
                       X(QUEUES_DUE,                                            \
                         "SELECT id FROM dibs_queue WHERE next_due <= ?1"       \
                         " AND name > ?2 AND name < ?3 ORDER BY next_due, id")  \
@@ -222,16 +219,19 @@
           X(JOB_ADD_PLAIN,                                                     \
             "INSERT INTO dibs_job(id, queue_id, created_at, payload)"          \
             " VALUES (?1, ?2, ?3, ?4)")                                        \
-              X(READY_ADD_RUN,                                                 \
+              X(READY_ADD_FRESH,                                               \
                 "INSERT INTO dibs_ready(queue_id, priority, id)"               \
-                " SELECT queue_id, priority, id FROM dibs_job WHERE id "       \
-                "BETWEEN ?1 AND ?2")                                           \
-                  X(JOB_REPLACE,                                               \
-                    "UPDATE dibs_job SET payload = ?2, headers = ?3"           \
-                    " WHERE id = ?1")                                          \
-                      X(STAGED_ADD,                                            \
-                        "INSERT INTO dibs_staged(id, queue_id, until, due_at)" \
-                        " VALUES (?1, ?2, ?3, ?4)")                            \
+                " VALUES (?1, ?2, ?3)")                                        \
+                  X(READY_ADD_RUN,                                             \
+                    "INSERT INTO dibs_ready(queue_id, priority, id)"           \
+                    " SELECT queue_id, priority, id FROM dibs_job WHERE id "   \
+                    "BETWEEN ?1 AND ?2")                                       \
+                      X(JOB_REPLACE,                                           \
+                        "UPDATE dibs_job SET payload = ?2, headers = ?3"       \
+                        " WHERE id = ?1") X(STAGED_ADD,                        \
+                                            "INSERT INTO dibs_staged(id, "     \
+                                            "queue_id, until, due_at)"         \
+                                            " VALUES (?1, ?2, ?3, ?4)")        \
                           X(STAGED_REMOVE,                                     \
                             "DELETE FROM dibs_staged WHERE id = ?1")           \
                               X(STAGED_WAS, "SELECT 1 FROM dibs_staged WHERE " \
