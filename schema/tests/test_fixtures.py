@@ -66,11 +66,14 @@ class FixtureTest(plain.TestCase):
 
     def test_the_view_agrees_with_the_program(self):
         for _ in self.each_version():
-            rows = self.sql("SELECT id, queue, state FROM dibs_jobs ORDER BY id")
-            self.assertEqual(
-                rows,
-                [f"{j['id']}|{j['queue']}|{j['state']}" for j in self.expected()],
+            rows = self.sql(
+                "SELECT id, queue, state FROM dibs_jobs ORDER BY id"
             )
+            expected = [
+                f"{job['id']}|{job['queue']}|{job['state']}"
+                for job in self.expected()
+            ]
+            self.assertEqual(rows, expected)
 
     def test_payloads_are_kept_to_the_byte(self):
         kept = [

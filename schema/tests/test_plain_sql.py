@@ -403,6 +403,45 @@ class ReadmeTest(plain.TestCase):
         self.assert_sound()
 
 
+    def test_every_column_is_described(self):
+        self.dibs("init")
+        sections = readme_sections(README.read_text())
+        shared = sections["The columns of every placement"]
+        dead_as_done = sections["dibs_done"]
+        rows = self.sql(
+            "SELECT t.name || ' ' || c.name"
+            " FROM sqlite_schema t, pragma_table_info(t.name) c"
+            " WHERE t.type = 'table' OR t.name LIKE 'dibs_queues'"
+        )
+        self.assertGreater(len(rows), 100)
+        for table, column in (row.split() for row in rows):
+            text = sections[table]
+            if table[5:] in plain.PLACEMENTS:
+                text += shared
+            if table == "dibs_dead":
+                text += dead_as_done
+            with self.subTest(table=table, column=column):
+                self.assertTrue(f"`{column}`" in text, "not in README.md")
+
+    def test_every_index_is_described(self):
+        self.dibs("init")
+        text = README.read_text()
+        names = self.sql(
+            "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger')"
+            " AND name NOT LIKE 'sqlite_%'"
+        )
+        self.assertGreater(len(names), 5)
+        for name in names:
+            with self.subTest(name=name):
+                self.assertTrue(f"`{name}`" in text, "not in README.md")
+
+
+def readme_sections(text):
+    """The text beneath each heading, by the heading."""
+    parts = re.split(r"^#+ (.*)\n", text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
 def readme_steps(text):
     """(SQL, rows it gives, beginning of its error) of each example.
 
@@ -411,7 +450,8 @@ def readme_steps(text):
     """
     steps = []
     for block in re.findall(r"^```sql\n(.*?)^```", text, re.M | re.S):
-        for part in re.split(r"\n\n(?=INSERT|SELECT|CREATE|BEGIN|UPDATE)", block):
+        parts = re.split(r"\n\n(?=INSERT|SELECT|CREATE|BEGIN|UPDATE)", block)
+        for part in parts:
             lines = part.splitlines()
             gives = [x[9:] for x in lines if x.startswith("-- gives ")]
             refused = [x[11:] for x in lines if x.startswith("-- refused ")]
