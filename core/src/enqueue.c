@@ -294,7 +294,7 @@ static int64_t id_take(dibs_db *db) {
   if (id > DIBS_ID_MAX)
     handle_fail(db, DIBS_FULL, "all %lld job ids have been used",
                 (long long)DIBS_ID_MAX);
-  db->cache.next_id++;
+  if (!db->status) db->cache.next_id++;
   return id;
 }
 

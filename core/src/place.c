@@ -417,7 +417,7 @@ int64_t id_next(dibs_db *db) {
 
 /* The highest id is remembered when its job goes, lest it be used again. */
 static void rows_remove(dibs_db *db, int64_t id, int64_t errors) {
-  if (id + 1 >= id_next(db)) sql_run(db, SQL_LAST_ID, SQL_ARGS(sql_int(id)));
+  if (id >= id_next(db) - 1) sql_run(db, SQL_LAST_ID, SQL_ARGS(sql_int(id)));
   if (errors) sql_run(db, SQL_ERRORS_REMOVE, SQL_ARGS(sql_int(id)));
   sql_run(db, SQL_JOB_REMOVE, SQL_ARGS(sql_int(id)));
 }

@@ -66,59 +66,51 @@
   X(READY_ADD, "INSERT INTO dibs_ready(queue_id, priority, "                   \
                "id, " HISTORY ")"                                              \
                " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                     \
-      X(READY_REMOVE, "DELETE FROM dibs_ready"                                 \
-                      " WHERE queue_id = ?1 AND priority = ?2 AND id = ?3")    \
-          X(SCHEDULED_ADD,                                                     \
-            "INSERT INTO dibs_scheduled(id, queue_id, " HISTORY ")"            \
-            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                            \
-              X(SCHEDULED_REMOVE,                                              \
-                "DELETE FROM dibs_scheduled WHERE id = "                       \
-                "?1") X(BLOCKED_ADD,                                           \
-                        "INSERT INTO dibs_blocked(id, queue_id, " HISTORY ")"  \
-                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                \
-                  X(BLOCKED_REMOVE,                                            \
-                    "DELETE FROM dibs_blocked WHERE id = "                     \
-                    "?1") X(DONE_ADD,                                          \
-                            "INSERT INTO dibs_done(id, queue_id, "             \
-                            "outcome, finished_at,"                            \
-                            "  prune_at, claimed_at, " HISTORY                 \
-                            ", worker, progress,"                              \
-                            "  progress_text, result) VALUES (?1, "            \
-                            "?2, ?3, ?4, ?5, ?6, ?7,"                          \
-                            "  ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)")         \
-                      X(DONE_REMOVE, "DELETE FROM dibs_done WHERE id = "       \
-                                     "?1")                                     \
-                          X(DEAD_ADD, "INSERT INTO dibs_dead(id, queue_id, "   \
-                                      "finished_at, claimed_at, " HISTORY      \
-                                      ", worker, progress, progress_text)"     \
-                                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, "      \
-                                      "?7, ?8, ?9, ?10, ?11, ?12)")            \
-                              X(DEAD_REMOVE,                                   \
-                                "DELETE FROM dibs_dead WHERE id = ?1")         \
-                                  X(PROMOTE_ADD,                               \
-                                    "INSERT INTO dibs_ready(queue_id, "        \
-                                    "priority, id, " HISTORY ")"               \
-                                    " SELECT s.queue_id, j.priority, s.id, "   \
-                                    "s.due_at, s.attempt, s.crashes,"          \
-                                    "  s.lapses, s.errors FROM "               \
-                                    "dibs_scheduled s JOIN dibs_job j"         \
-                                    "  ON j.id = s.id WHERE s.queue_id = ?1 "  \
-                                    "AND s.due_at <= ?2"                       \
-                                    "  AND s.id IN (SELECT id FROM "           \
-                                    "dibs_scheduled WHERE queue_id = ?1"       \
-                                    "   AND due_at <= ?2 ORDER BY due_at, id " \
-                                    "LIMIT ?3)")                               \
-                                      X(PROMOTE_REMOVE,                        \
-                                        "DELETE FROM dibs_scheduled WHERE id " \
+  X(READY_REMOVE, "DELETE FROM dibs_ready"                                     \
+                  " WHERE queue_id = ?1 AND priority = ?2 AND id = ?3")        \
+  X(SCHEDULED_ADD, "INSERT INTO dibs_scheduled(id, queue_id, " HISTORY ")"     \
+                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                     \
+  X(SCHEDULED_REMOVE, "DELETE FROM dibs_scheduled WHERE id = "                 \
+                      "?1")                                                    \
+  X(BLOCKED_ADD, "INSERT INTO dibs_blocked(id, queue_id, " HISTORY ")"         \
+                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                       \
+      X(BLOCKED_REMOVE, "DELETE FROM dibs_blocked WHERE id = "                 \
+                        "?1")                                                  \
+          X(DONE_ADD, "INSERT INTO dibs_done(id, queue_id, "                   \
+                      "outcome, finished_at,"                                  \
+                      "  prune_at, claimed_at, " HISTORY ", worker, progress," \
+                      "  progress_text, result) VALUES (?1, "                  \
+                      "?2, ?3, ?4, ?5, ?6, ?7,"                                \
+                      "  ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)")               \
+              X(DONE_REMOVE,                                                   \
+                "DELETE FROM dibs_done WHERE id = "                            \
+                "?1") X(DEAD_ADD, "INSERT INTO dibs_dead(id, queue_id, "       \
+                                  "finished_at, claimed_at, " HISTORY          \
+                                  ", worker, progress, progress_text)"         \
+                                  " VALUES (?1, ?2, ?3, ?4, ?5, ?6, "          \
+                                  "?7, ?8, ?9, ?10, ?11, ?12)")                \
+                  X(DEAD_REMOVE, "DELETE FROM dibs_dead WHERE id = ?1") X(     \
+                      PROMOTE_ADD, "INSERT INTO dibs_ready(queue_id, "         \
+                                   "priority, id, " HISTORY ")"                \
+                                   " SELECT s.queue_id, j.priority, s.id, "    \
+                                   "s.due_at, s.attempt, s.crashes,"           \
+                                   "  s.lapses, s.errors FROM "                \
+                                   "dibs_scheduled s JOIN dibs_job j"          \
+                                   "  ON j.id = s.id WHERE s.queue_id = ?1 "   \
+                                   "AND s.due_at <= ?2"                        \
+                                   "  AND s.id IN (SELECT id FROM "            \
+                                   "dibs_scheduled WHERE queue_id = ?1"        \
+                                   "   AND due_at <= ?2 ORDER BY due_at, id "  \
+                                   "LIMIT ?3)")                                \
+                      X(PROMOTE_REMOVE, "DELETE FROM dibs_scheduled WHERE id " \
                                         "IN (SELECT id FROM dibs_scheduled"    \
                                         " WHERE queue_id = ?1 AND due_at <= "  \
                                         "?2 ORDER BY due_at, id LIMIT ?3)")    \
-                                          X(PROMOTE_NEXT,                      \
-                                            "UPDATE dibs_queue SET next_due =" \
-                                            " max((SELECT min(due_at) FROM "   \
-                                            "dibs_scheduled"                   \
-                                            "  WHERE queue_id = ?1), ?2) "     \
-                                            "WHERE id = ?1") /* place: jobs */ \
+                          X(PROMOTE_NEXT, "UPDATE dibs_queue SET next_due ="   \
+                                          " max((SELECT min(due_at) FROM "     \
+                                          "dibs_scheduled"                     \
+                                          "  WHERE queue_id = ?1), ?2) "       \
+                                          "WHERE id = ?1") /* place: jobs */   \
       X(JOB, "SELECT " JOB_COLUMNS " FROM dibs_job j WHERE id = ?1")           \
           X(JOB_REMOVE, "DELETE FROM dibs_job WHERE id = ?1") X(               \
               JOB_PRIORITY, "UPDATE dibs_job SET priority = ?2 WHERE id = ?1") \
@@ -353,7 +345,8 @@
                 " AND expired = 0"                                             \
                 " AND NOT EXISTS (SELECT 1 FROM dibs_ready r WHERE "           \
                 "r.queue_id = id)"                                             \
-                " AND id NOT IN (SELECT queue_id FROM dibs_job)") /* doctor */ \
+                " AND id NOT IN (SELECT queue_id FROM dibs_job)"               \
+                " AND id NOT IN (SELECT scope FROM dibs_unique)") /* doctor */ \
       X(DOCTOR_JOURNAL, "PRAGMA journal_mode") X(                              \
           DOCTOR_SYNCHRONOUS,                                                  \
           "PRAGMA synchronous") X(DOCTOR_CHECKPOINT,                           \
