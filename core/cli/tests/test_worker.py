@@ -600,9 +600,9 @@ def test_scheduled_jobs_run_when_they_are_due(queue):
         return datetime.fromisoformat(time_.replace("Z", "+00:00")).timestamp() * 1000
 
     def median_lateness():
-        delays = [f"{300 + 61 * n}ms" for n in range(9)]
+        delays = [f"{300 + 207 * n}ms" for n in range(7)]
         ids = [queue.enqueue("--keep", "1h", "--delay", d, "1") for d in delays]
-        queue.worker("--max-jobs", "9", "-j", "9", "--", "true")
+        queue.worker("--max-jobs", "7", "--", "true")
         jobs = [queue.get(id_) for id_ in ids]
         late = [milliseconds(j["claimed_at"]) - milliseconds(j["due_at"]) for j in jobs]
         assert min(late) >= 0
@@ -716,6 +716,20 @@ def test_too_few_descriptors_lose_nothing(queue):
     assert done.stderr.count(b"commands can be started again") >= 1
     assert len(ran.read_text().split()) == 40
     assert (queue.count("ready"), queue.count("dead")) == (0, 0)
+
+
+def test_the_soft_limit_of_descriptors_binds_commands_only(queue):
+    def low():
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+
+    seen = queue.folder / "seen"
+    queue.run("enqueue", "--lines", input=b"1\n" * 50)
+    # Each waits for the others, so that all run at once.
+    script = f"ulimit -n >> {seen}; until [ $(wc -l < {seen}) = 50 ]; do sleep 0.1; done"
+    done = queue.worker("--drain", "-j", "50", *shell(script), preexec_fn=low)
+    assert b"cannot" not in done.stderr and b"no command" not in done.stderr
+    assert seen.read_text().split() == ["40"] * 50
 
 
 @pytest.fixture
