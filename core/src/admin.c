@@ -160,7 +160,7 @@ static void requeue_run(dibs_db *db, struct job *job,
       (struct history){.due_at = db->now, .errors = placement->history.errors};
   job->expires_at = DIBS_UNSET;
   sql_run(db, SQL_JOB_UNEXPIRE, SQL_ARGS(sql_int(job->id)));
-  if (job->unique_for < 0 || job->unique_for > db->now) unique_acquire(db, job);
+  unique_acquire(db, job);
   if (lane_join(db, job))
     place_waiting(db, job, &placement->history);
   else

@@ -25,346 +25,444 @@
   "      (SELECT name FROM dibs_job j WHERE j.id = p.id) = ?4)"                \
   " ORDER BY id LIMIT ?2"
 
+/* clang-format off */
 #define DIBS_SQL_MAP(X)                                                        \
   /* sql */                                                                    \
   X(BEGIN, "BEGIN")                                                            \
   X(BEGIN_IMMEDIATE, "BEGIN IMMEDIATE")                                        \
   X(COMMIT, "COMMIT")                                                          \
-  X(ROLLBACK, "ROLLBACK") /* schema */                                         \
-  X(TABLES, "SELECT count(*), coalesce(sum(name GLOB 'dibs_*'), 0),"           \
-            "  coalesce(max(name = 'dibs_meta'), 0)"                           \
-            " FROM sqlite_schema WHERE type IN ('table', 'view')"              \
-            "  AND name NOT GLOB 'sqlite_*'")                                  \
-  X(META, "SELECT value FROM dibs_meta WHERE key = ?1") /* place: queues */    \
-  X(QUEUE, "SELECT id, claimable, paused FROM dibs_queue"                      \
-           " WHERE name = ?1")                                                 \
+  X(ROLLBACK, "ROLLBACK")                                                      \
+  /* schema */                                                                 \
+  X(TABLES,                                                                    \
+    "SELECT count(*), coalesce(sum(name GLOB 'dibs_*'), 0),"                   \
+    " coalesce(max(name = 'dibs_meta'), 0)"                                    \
+    " FROM sqlite_schema"                                                      \
+    " WHERE type IN ('table', 'view') AND name NOT GLOB 'sqlite_*'")           \
+  X(META, "SELECT value FROM dibs_meta WHERE key = ?1")                        \
+  /* place: queues */                                                          \
+  X(QUEUE, "SELECT id, claimable, paused FROM dibs_queue WHERE name = ?1")     \
   X(QUEUE_ADD, "INSERT INTO dibs_queue(name) VALUES (?1)")                     \
-  X(QUEUES_BETWEEN, "SELECT id FROM dibs_queue WHERE name > ?1 AND name < ?2") \
-  X(QUEUE_CLAIMABLE, "UPDATE dibs_queue SET claimable = 1"                     \
-                     " WHERE id = ?1 AND NOT claimable AND NOT paused")        \
-  X(QUEUE_DUE, "UPDATE dibs_queue SET next_due = ?2"                           \
-               " WHERE id = ?1 AND (next_due IS NULL OR next_due > ?2)")       \
-  X(QUEUE_EXPIRED, "UPDATE dibs_queue SET expired = expired + 1"               \
-                   " WHERE id = ?1") /* place: placements */                   \
+  X(QUEUES_BETWEEN,                                                            \
+    "SELECT id"                                                                \
+    " FROM dibs_queue"                                                         \
+    " WHERE name > ?1 AND name < ?2")                                          \
+  X(QUEUE_CLAIMABLE,                                                           \
+    "UPDATE dibs_queue"                                                        \
+    " SET claimable = 1"                                                       \
+    " WHERE id = ?1 AND NOT claimable AND NOT paused")                         \
+  X(QUEUE_DUE,                                                                 \
+    "UPDATE dibs_queue"                                                        \
+    " SET next_due = ?2"                                                       \
+    " WHERE id = ?1 AND (next_due IS NULL OR next_due > ?2)")                  \
+  X(QUEUE_EXPIRED,                                                             \
+    "UPDATE dibs_queue"                                                        \
+    " SET expired = expired + 1"                                               \
+    " WHERE id = ?1")                                                          \
+  /* place: placements */                                                      \
   X(PLACEMENT,                                                                 \
     "SELECT 5, " HISTORY ", token, until, claimed_at, worker, progress,"       \
-    "  progress_text FROM dibs_leased WHERE id = ?1"                           \
+    " progress_text"                                                           \
+    " FROM dibs_leased"                                                        \
+    " WHERE id = ?1"                                                           \
     " UNION ALL SELECT 1, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
-    "  FROM dibs_ready WHERE queue_id = ?2 AND priority = ?3 AND id = ?1"      \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?2 AND priority = ?3 AND id = ?1"                       \
     " UNION ALL SELECT 2, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
-    "  FROM dibs_scheduled WHERE id = ?1"                                      \
+    " FROM dibs_scheduled"                                                     \
+    " WHERE id = ?1"                                                           \
     " UNION ALL SELECT 3, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
-    "  FROM dibs_blocked WHERE id = ?1"                                        \
-    " UNION ALL SELECT 4, due_at, 0, 0, 0, 0, NULL, until, NULL, NULL, "       \
-    "NULL,"                                                                    \
-    "  NULL FROM dibs_staged WHERE id = ?1 AND NOT late"                       \
+    " FROM dibs_blocked"                                                       \
+    " WHERE id = ?1"                                                           \
+    " UNION ALL SELECT 4, due_at, 0, 0, 0, 0, NULL, until, NULL, NULL,"        \
+    " NULL, NULL"                                                              \
+    " FROM dibs_staged"                                                        \
+    " WHERE id = ?1 AND NOT late"                                              \
     " UNION ALL SELECT 6, " HISTORY ", NULL, NULL, claimed_at, worker,"        \
-    "  progress, progress_text FROM dibs_done WHERE id = ?1"                   \
+    " progress, progress_text"                                                 \
+    " FROM dibs_done"                                                          \
+    " WHERE id = ?1"                                                           \
     " UNION ALL SELECT 7, " HISTORY ", NULL, NULL, claimed_at, worker,"        \
-    "  progress, progress_text FROM dibs_dead WHERE id = ?1"                   \
-    " LIMIT 1")                                                                \
-  X(READY_ADD, "INSERT INTO dibs_ready(queue_id, priority, "                   \
-               "id, " HISTORY ")"                                              \
-               " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                     \
-  X(READY_REMOVE, "DELETE FROM dibs_ready"                                     \
-                  " WHERE queue_id = ?1 AND priority = ?2 AND id = ?3")        \
-  X(SCHEDULED_ADD, "INSERT INTO dibs_scheduled(id, queue_id, " HISTORY ")"     \
-                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                     \
-  X(SCHEDULED_REMOVE, "DELETE FROM dibs_scheduled WHERE id = "                 \
-                      "?1")                                                    \
-  X(BLOCKED_ADD, "INSERT INTO dibs_blocked(id, queue_id, " HISTORY ")"         \
-                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                       \
-      X(BLOCKED_REMOVE, "DELETE FROM dibs_blocked WHERE id = "                 \
-                        "?1")                                                  \
-          X(DONE_ADD, "INSERT INTO dibs_done(id, queue_id, "                   \
-                      "outcome, finished_at,"                                  \
-                      "  prune_at, claimed_at, " HISTORY ", worker, progress," \
-                      "  progress_text, result) VALUES (?1, "                  \
-                      "?2, ?3, ?4, ?5, ?6, ?7,"                                \
-                      "  ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)")               \
-              X(DONE_REMOVE,                                                   \
-                "DELETE FROM dibs_done WHERE id = "                            \
-                "?1") X(DEAD_ADD, "INSERT INTO dibs_dead(id, queue_id, "       \
-                                  "finished_at, claimed_at, " HISTORY          \
-                                  ", worker, progress, progress_text)"         \
-                                  " VALUES (?1, ?2, ?3, ?4, ?5, ?6, "          \
-                                  "?7, ?8, ?9, ?10, ?11, ?12)")                \
-                  X(DEAD_REMOVE, "DELETE FROM dibs_dead WHERE id = ?1") X(     \
-                      PROMOTE_ADD, "INSERT INTO dibs_ready(queue_id, "         \
-                                   "priority, id, " HISTORY ")"                \
-                                   " SELECT s.queue_id, j.priority, s.id, "    \
-                                   "s.due_at, s.attempt, s.crashes,"           \
-                                   "  s.lapses, s.errors FROM "                \
-                                   "dibs_scheduled s JOIN dibs_job j"          \
-                                   "  ON j.id = s.id WHERE s.queue_id = ?1 "   \
-                                   "AND s.due_at <= ?2"                        \
-                                   "  AND s.id IN (SELECT id FROM "            \
-                                   "dibs_scheduled WHERE queue_id = ?1"        \
-                                   "   AND due_at <= ?2 ORDER BY due_at, id "  \
-                                   "LIMIT ?3)")                                \
-                      X(PROMOTE_REMOVE, "DELETE FROM dibs_scheduled WHERE id " \
-                                        "IN (SELECT id FROM dibs_scheduled"    \
-                                        " WHERE queue_id = ?1 AND due_at <= "  \
-                                        "?2 ORDER BY due_at, id LIMIT ?3)")    \
-                          X(PROMOTE_NEXT, "UPDATE dibs_queue SET next_due ="   \
-                                          " max((SELECT min(due_at) FROM "     \
-                                          "dibs_scheduled"                     \
-                                          "  WHERE queue_id = ?1), ?2) "       \
-                                          "WHERE id = ?1") /* place: jobs */   \
-      X(JOB, "SELECT " JOB_COLUMNS " FROM dibs_job j WHERE id = ?1")           \
-          X(JOB_REMOVE, "DELETE FROM dibs_job WHERE id = ?1") X(               \
-              JOB_PRIORITY, "UPDATE dibs_job SET priority = ?2 WHERE id = ?1") \
-              X(JOB_UNEXPIRE,                                                  \
-                "UPDATE dibs_job SET expires_at = NULL WHERE id = ?1"          \
-                " AND expires_at IS NOT NULL")                                 \
-                  X(ERROR_ADD,                                                 \
-                    "INSERT INTO dibs_error(job_id, number, attempt, at, ms,"  \
-                    "  worker, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")     \
-                      X(ERROR_TRIM, "DELETE FROM dibs_error WHERE job_id = "   \
-                                    "?1 AND number <= ?2")                     \
-                          X(ERROR_LAST,                                        \
-                            "SELECT text FROM dibs_error WHERE job_id = ?1"    \
-                            " ORDER BY number DESC LIMIT 1")                   \
-                              X(NEXT_ID, "SELECT 1 + max(coalesce((SELECT "    \
-                                         "max(id) FROM dibs_job), 0),"         \
-                                         " (SELECT value FROM dibs_meta "      \
-                                         "WHERE key = 'last_id'))")            \
-                                  X(LAST_ID, "UPDATE dibs_meta SET value = "   \
-                                             "?1 WHERE key = 'last_id'"        \
-                                             " AND value < ?1")                \
-                                      X(ERRORS_REMOVE,                         \
-                                        "DELETE FROM dibs_error WHERE job_id " \
-                                        "= ?1") /* place: lanes */             \
-      X(LANE_HEAD, "SELECT id FROM dibs_lane"                                  \
-                   " WHERE queue_id = ?1 AND key = ?2 AND head")               \
-          X(LANE_FIRST,                                                        \
-            "SELECT id FROM dibs_lane WHERE queue_id = ?1 AND key = ?2"        \
-            " ORDER BY id LIMIT 1")                                            \
-              X(LANE_ADD, "INSERT INTO dibs_lane(queue_id, key, id, head)"     \
-                          " VALUES (?1, ?2, ?3, ?4)")                          \
-                  X(LANE_SET_HEAD,                                             \
-                    "UPDATE dibs_lane SET head = 1"                            \
-                    " WHERE queue_id = ?1 AND key = ?2 AND id = ?3")           \
-                      X(LANE_REMOVE, "DELETE FROM dibs_lane"                   \
-                                     " WHERE queue_id = ?1 AND key = ?2 AND "  \
-                                     "id = ?3") /* place: unique keys */       \
-      X(UNIQUE_HOLDER, "SELECT job_id FROM dibs_unique WHERE key = ?1"         \
-                       " AND (?2 = 0 OR scope IN (0, ?2))"                     \
-                       " AND NOT (finished AND until <= ?3)"                   \
-                       " ORDER BY scope LIMIT 1")                              \
-          X(UNIQUE_ADD, "INSERT INTO dibs_unique(key, scope, job_id, until)"   \
-                        " VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"       \
-                        " SET job_id = ?3, until = ?4, finished = 0")          \
-              X(UNIQUE_REMOVE,                                                 \
-                "DELETE FROM dibs_unique"                                      \
-                " WHERE key = ?1 AND scope = ?2 AND job_id = "                 \
-                "?3") X(UNIQUE_FINISH, "UPDATE dibs_unique SET finished = 1"   \
-                                       " WHERE key = ?1 AND scope = ?2 AND "   \
-                                       "job_id = ?3")                          \
-                  X(UNIQUE_CLEAN,                                              \
-                    "DELETE FROM dibs_unique WHERE (key, scope) IN"            \
-                    " (SELECT key, scope FROM dibs_unique"                     \
-                    "  WHERE finished AND until <= ?1 LIMIT ?2)") /* expiry */ \
-      X(EXPIRY_ADD, "INSERT INTO dibs_expiry(expires_at, id) VALUES (?1, ?2)") \
-          X(EXPIRY_REMOVE, "DELETE FROM dibs_expiry"                           \
-                           " WHERE expires_at = ?1 AND id = ?2")               \
-              X(EXPIRY_DUE,                                                    \
-                "SELECT id FROM dibs_expiry WHERE expires_at <= ?1"            \
-                " ORDER BY expires_at, id LIMIT ?2")                           \
-                  X(EXPIRY_LOOKED,                                             \
-                    "DELETE FROM dibs_expiry WHERE expires_at <= ?1"           \
-                    " AND id = ?2") /* tidy */                                 \
-      X(TIDY_NEXT,                                                             \
-        "SELECT min(coalesce((SELECT min(until) FROM dibs_leased), ?1),"       \
-        " coalesce((SELECT next_due FROM dibs_queue WHERE next_due IS NOT "    \
-        "NULL"                                                                 \
-        "  ORDER BY next_due LIMIT 1), ?1),"                                   \
-        " coalesce((SELECT expires_at FROM dibs_expiry ORDER BY expires_at"    \
-        "  LIMIT 1), ?1),"                                                     \
-        " coalesce((SELECT min(until) FROM dibs_staged), ?1),"                 \
-        " coalesce((SELECT prune_at FROM dibs_done WHERE prune_at IS NOT NULL" \
-        "  ORDER BY prune_at LIMIT 1), ?1),"                                   \
-        " coalesce((SELECT until FROM dibs_unique WHERE finished"              \
-        "  ORDER BY until LIMIT 1), ?1))") X(LEASED_LAPSED,                    \
-                                             "SELECT id FROM dibs_leased "     \
-                                             "WHERE until <= ?1"               \
-                                             " ORDER BY until, id LIMIT ?2")   \
-          X(STAGED_DUE, "SELECT id FROM dibs_staged WHERE until <= ?1"         \
-                        " ORDER BY until, id LIMIT ?2")                        \
-              X(STAGED_LATE, "UPDATE dibs_staged SET late = 1, until = "       \
-                             "?2 WHERE id = ?1")                               \
-                  X(QUEUE_DUE_NAMED, "SELECT id FROM dibs_queue"               \
-                                     " WHERE name = ?2 AND next_due <= ?1")    \
-                      X(QUEUES_DUE,                                            \
-                        "SELECT id FROM dibs_queue WHERE next_due <= ?1"       \
-                        " AND name > ?2 AND name < ?3 ORDER BY next_due, id")  \
-                          X(DONE_DUE,                                          \
-                            "SELECT id FROM dibs_done WHERE prune_at <= ?1"    \
-                            " ORDER BY prune_at, id LIMIT ?2") /* enqueue */   \
-      X(JOB_ADD,                                                               \
-        "INSERT INTO dibs_job(id, queue_id, created_at, priority, name,"       \
-        "  headers, payload, expires_at, max_attempts, max_crashes,"           \
-        "  backoff, backoff_factor, backoff_cap, backoff_jitter, lease,"       \
-        "  timeout, keep, unique_scope, unique_for, key, limit_key,"           \
-        "  unique_key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,"       \
-        "  ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)")       \
-          X(JOB_ADD_PLAIN,                                                     \
-            "INSERT INTO dibs_job(id, queue_id, created_at, payload)"          \
-            " VALUES (?1, ?2, ?3, ?4)")                                        \
-              X(READY_ADD_FRESH,                                               \
-                "INSERT INTO dibs_ready(queue_id, priority, id)"               \
-                " VALUES (?1, ?2, ?3)")                                        \
-                  X(READY_ADD_RUN,                                             \
-                    "INSERT INTO dibs_ready(queue_id, priority, id)"           \
-                    " SELECT queue_id, priority, id FROM dibs_job WHERE id "   \
-                    "BETWEEN ?1 AND ?2")                                       \
-                      X(JOB_REPLACE,                                           \
-                        "UPDATE dibs_job SET payload = ?2, headers = ?3"       \
-                        " WHERE id = ?1") X(STAGED_ADD,                        \
-                                            "INSERT INTO dibs_staged(id, "     \
-                                            "queue_id, until, due_at)"         \
-                                            " VALUES (?1, ?2, ?3, ?4)")        \
-                          X(STAGED_REMOVE,                                     \
-                            "DELETE FROM dibs_staged WHERE id = ?1")           \
-                              X(STAGED_WAS, "SELECT 1 FROM dibs_staged WHERE " \
-                                            "id = ?1 AND late") /* options */  \
-      X(JSON_TEXT, "SELECT json_extract(?1, '$')")              /* claim */    \
-      X(HAS_READY,                                                             \
-        "SELECT 1 FROM dibs_queue q JOIN dibs_ready r"                         \
-        " ON r.queue_id = q.id WHERE q.name = ?1 AND NOT q.paused"             \
-        " LIMIT 1") X(CLAIMABLE,                                               \
-                      "SELECT name FROM dibs_queue WHERE name = ?1 AND "       \
-                      "claimable") X(CLAIMABLE_NEXT,                           \
-                                     "SELECT name FROM dibs_queue WHERE "      \
-                                     "claimable"                               \
-                                     " AND name > ?1 AND name < ?2 ORDER BY "  \
-                                     "name LIMIT 1")                           \
-          X(QUEUE_EMPTY, "UPDATE dibs_queue SET claimable = 0 WHERE id = ?1"   \
-                         " AND claimable AND NOT EXISTS"                       \
-                         " (SELECT 1 FROM dibs_ready WHERE queue_id = ?1)")    \
-              X(READY_FIRST,                                                   \
-                "SELECT r.id, r.priority, " HISTORY ", j.id, payload, name,"   \
-                "  headers, key, created_at, max_attempts, lease, timeout, "   \
-                "expires_at,"                                                  \
-                "  unique_for FROM dibs_ready r LEFT JOIN dibs_job j ON j.id " \
-                "= r.id"                                                       \
-                " WHERE r.queue_id = ?1 ORDER BY r.priority DESC, r.id LIMIT " \
-                "?2") X(READY_REMOVE_ABOVE,                                    \
-                        "DELETE FROM dibs_ready"                               \
-                        " WHERE queue_id = ?1 AND priority > ?2")              \
-                  X(READY_REMOVE_TO,                                           \
-                    "DELETE FROM dibs_ready"                                   \
-                    " WHERE queue_id = ?1 AND priority = ?2 AND id <= ?3")     \
-                      X(LEASED_ADD,                                            \
-                        "INSERT INTO dibs_leased(id, queue_id, token, until,"  \
-                        "  claimed_at, lease, " HISTORY ", worker)"            \
-                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, "   \
-                        "?11, ?12)") X(CURSOR,                                 \
-                                       "SELECT queue FROM dibs_cursor WHERE "  \
-                                       "patterns = ?1")                        \
-                          X(CURSOR_SET,                                        \
-                            "INSERT INTO dibs_cursor(patterns, queue, at)"     \
-                            " VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE"       \
-                            " SET queue = ?2, at = ?3")                        \
-                              X(PEEK,                                          \
-                                "SELECT id FROM (SELECT * FROM (SELECT r.id, " \
-                                "r.priority"                                   \
-                                "  FROM dibs_ready r JOIN dibs_job j ON j.id " \
-                                "= r.id WHERE r.queue_id = ?1"                 \
-                                "  AND (j.expires_at > ?2 OR j.expires_at IS " \
-                                "NULL)"                                        \
-                                "  ORDER BY r.priority DESC, r.id LIMIT ?3 + " \
-                                "?4) UNION ALL"                                \
-                                " SELECT * FROM (SELECT s.id, j.priority "     \
-                                "FROM dibs_scheduled s"                        \
-                                "  JOIN dibs_job j ON j.id = s.id WHERE "      \
-                                "s.queue_id = ?1"                              \
-                                "  AND s.due_at <= ?2 AND (j.expires_at > ?2 " \
-                                "OR j.expires_at IS NULL)"                     \
-                                "  ORDER BY s.due_at, s.id LIMIT ?3 + ?4))"    \
-                                " ORDER BY priority DESC, id LIMIT ?3 OFFSET " \
-                                "?4")                                          \
-                                  X(PEEK_QUEUES,                               \
-                                    "SELECT id FROM dibs_queue WHERE NOT "     \
-                                    "paused"                                   \
-                                    " AND (claimable OR next_due <= ?2)"       \
-                                    " AND (?1 IS NULL OR id IN (SELECT value " \
-                                    "FROM json_each(?1)))"                     \
-                                    " ORDER BY name <= ?3, name") /* settle */ \
-      X(LEASED, "SELECT " HISTORY ", until, claimed_at, worker, progress,"     \
-                "  progress_text, " JOB_COLUMNS " FROM dibs_leased l"          \
-                " JOIN dibs_job j ON j.id = l.id"                              \
-                " WHERE l.id = ?1 AND token = ?2 AND until > ?3")              \
-          X(LEASED_REMOVE, "DELETE FROM dibs_leased WHERE id = ?1")            \
-              X(LEASED_EXTEND,                                                 \
-                "UPDATE dibs_leased SET until = ?2 WHERE id = ?1") /* look */  \
-      X(GET,                                                                   \
-        "SELECT id, queue, name, state, outcome, priority, headers, key,"      \
-        "  attempt, max_attempts, crashes, created_at, due_at, claimed_at,"    \
-        "  lease_until, finished_at, worker, last_error,"                      \
-        "  json_extract(progress, '$.done'),"                                  \
-        "  json_extract(progress, '$.text'), result, timeout, lease,"          \
-        "  expires_at FROM dibs_jobs WHERE id = ?1")                           \
-          X(PAYLOAD_GET, "SELECT payload FROM dibs_job WHERE id = ?1") X(      \
-              ERRORS,                                                          \
-              "SELECT * FROM (SELECT attempt, at, ms, worker, text"            \
-              "  FROM dibs_error WHERE job_id = ?1 ORDER BY number DESC"       \
-              "  LIMIT ?2) ORDER BY at, attempt") X(LIST_ALL,                  \
-                                                    LIST_OF("dibs_job"))       \
-              X(LIST_READY, LIST_OF("dibs_ready")) X(                          \
-                  LIST_SCHEDULED,                                              \
-                  LIST_OF("dibs_scheduled")) X(LIST_BLOCKED,                   \
-                                               LIST_OF("dibs_blocked"))        \
-                  X(LIST_STAGED, LIST_OF("dibs_staged")) X(                    \
-                      LIST_RUNNING,                                            \
-                      LIST_OF("dibs_leased")) X(LIST_DONE,                     \
-                                                LIST_OF("dibs_done"))          \
-                      X(LIST_DEAD, LIST_OF("dibs_dead")) X(                    \
-                          STATS, "SELECT queue, ready, scheduled, blocked, "   \
-                                 "staged, running, done,"                      \
-                                 "  dead, oldest_ready_at, paused, expired "   \
-                                 "FROM dibs_queues")                           \
-                          X(EVENT_NEXT,                                        \
-                            "SELECT min(coalesce((SELECT min(until) FROM "     \
-                            "dibs_leased), ?1),"                               \
-                            " coalesce((SELECT next_due FROM dibs_queue "      \
-                            "WHERE next_due IS NOT NULL"                       \
-                            "  ORDER BY next_due LIMIT 1), ?1),"               \
-                            " coalesce((SELECT expires_at FROM dibs_expiry "   \
-                            "ORDER BY expires_at"                              \
-                            "  LIMIT 1), ?1),"                                 \
-                            " coalesce((SELECT min(until) FROM dibs_staged "   \
-                            "WHERE NOT late), ?1))") /* admin */               \
-      X(SWEEP_READY, "SELECT r.id FROM json_each(coalesce(?3,"                 \
-                     "  (SELECT json_group_array(id) FROM dibs_queue))) q"     \
-                     " CROSS JOIN dibs_ready r ON r.queue_id = q.value"        \
-                     " WHERE ?1 IS NOT NULL AND ?4 IS NULL LIMIT ?2")          \
-          X(CURSOR_CLEAN, "DELETE FROM dibs_cursor WHERE at < ?1")             \
-              X(QUEUE_CLEAN,                                                   \
-                "DELETE FROM dibs_queue WHERE settings IS NULL AND NOT paused" \
-                " AND expired = 0"                                             \
-                " AND NOT EXISTS (SELECT 1 FROM dibs_ready r WHERE "           \
-                "r.queue_id = id)"                                             \
-                " AND id NOT IN (SELECT queue_id FROM dibs_job)"               \
-                " AND id NOT IN (SELECT scope FROM dibs_unique)") /* doctor */ \
-      X(DOCTOR_JOURNAL, "PRAGMA journal_mode") X(                              \
-          DOCTOR_SYNCHRONOUS,                                                  \
-          "PRAGMA synchronous") X(DOCTOR_CHECKPOINT,                           \
-                                  "PRAGMA wal_checkpoint(PASSIVE)")            \
-          X(DOCTOR_INTEGRITY, "PRAGMA integrity_check(1)") X(                  \
-              DOCTOR_LAPSED, "SELECT count(*) FROM (SELECT 1 FROM dibs_leased" \
-                             " WHERE until <= ?1 LIMIT 1000)")                 \
-              X(DOCTOR_PLACEMENTS,                                             \
-                "SELECT count(*) FROM dibs_job j WHERE"                        \
-                " (SELECT count(*) FROM dibs_ready r WHERE r.queue_id = "      \
-                "j.queue_id"                                                   \
-                "  AND r.priority = j.priority AND r.id = j.id)"               \
-                " + EXISTS (SELECT 1 FROM dibs_scheduled p WHERE p.id = j.id)" \
-                " + EXISTS (SELECT 1 FROM dibs_blocked p WHERE p.id = j.id)"   \
-                " + EXISTS (SELECT 1 FROM dibs_staged p WHERE p.id = j.id)"    \
-                " + EXISTS (SELECT 1 FROM dibs_leased p WHERE p.id = j.id)"    \
-                " + EXISTS (SELECT 1 FROM dibs_done p WHERE p.id = j.id)"      \
-                " + EXISTS (SELECT 1 FROM dibs_dead p WHERE p.id = j.id) <> "  \
-                "1")
+    " progress, progress_text"                                                 \
+    " FROM dibs_dead"                                                          \
+    " WHERE id = ?1 LIMIT 1")                                                  \
+  X(READY_ADD,                                                                 \
+    "INSERT INTO dibs_ready(queue_id, priority, id, " HISTORY ")"              \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                                \
+  X(READY_REMOVE,                                                              \
+    "DELETE"                                                                   \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?1 AND priority = ?2 AND id = ?3")                      \
+  X(SCHEDULED_ADD,                                                             \
+    "INSERT INTO dibs_scheduled(id, queue_id, " HISTORY ")"                    \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                    \
+  X(SCHEDULED_REMOVE, "DELETE FROM dibs_scheduled WHERE id = ?1")              \
+  X(BLOCKED_ADD,                                                               \
+    "INSERT INTO dibs_blocked(id, queue_id, " HISTORY ")"                      \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                    \
+  X(BLOCKED_REMOVE, "DELETE FROM dibs_blocked WHERE id = ?1")                  \
+  X(DONE_ADD,                                                                  \
+    "INSERT INTO dibs_done(id, queue_id, outcome, finished_at, prune_at,"      \
+    " claimed_at, " HISTORY ", worker, progress, progress_text, result)"       \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"    \
+    " ?15)")                                                                   \
+  X(DONE_REMOVE, "DELETE FROM dibs_done WHERE id = ?1")                        \
+  X(DEAD_ADD,                                                                  \
+    "INSERT INTO dibs_dead(id, queue_id, finished_at, claimed_at,"             \
+    " " HISTORY ", worker, progress, progress_text)"                           \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")             \
+  X(DEAD_REMOVE, "DELETE FROM dibs_dead WHERE id = ?1")                        \
+  X(PROMOTE_ADD,                                                               \
+    "INSERT INTO dibs_ready(queue_id, priority, id, " HISTORY ") SELECT"       \
+    " s.queue_id, j.priority, s.id, s.due_at, s.attempt, s.crashes,"           \
+    " s.lapses, s.errors"                                                      \
+    " FROM dibs_scheduled s"                                                   \
+    " JOIN dibs_job j ON j.id = s.id"                                          \
+    " WHERE s.queue_id = ?1 AND s.due_at <= ?2 AND s.id IN (SELECT id"         \
+    " FROM dibs_scheduled"                                                     \
+    " WHERE queue_id = ?1 AND due_at <= ?2"                                    \
+    " ORDER BY due_at, id LIMIT ?3)")                                          \
+  X(PROMOTE_REMOVE,                                                            \
+    "DELETE"                                                                   \
+    " FROM dibs_scheduled"                                                     \
+    " WHERE id IN (SELECT id"                                                  \
+    " FROM dibs_scheduled"                                                     \
+    " WHERE queue_id = ?1 AND due_at <= ?2"                                    \
+    " ORDER BY due_at, id LIMIT ?3)")                                          \
+  X(PROMOTE_NEXT,                                                              \
+    "UPDATE dibs_queue"                                                        \
+    " SET next_due = max((SELECT min(due_at)"                                  \
+    " FROM dibs_scheduled"                                                     \
+    " WHERE queue_id = ?1), ?2)"                                               \
+    " WHERE id = ?1")                                                          \
+  /* place: jobs */                                                            \
+  X(JOB, "SELECT " JOB_COLUMNS " FROM dibs_job j WHERE id = ?1")               \
+  X(JOB_REMOVE, "DELETE FROM dibs_job WHERE id = ?1")                          \
+  X(JOB_PRIORITY, "UPDATE dibs_job SET priority = ?2 WHERE id = ?1")           \
+  X(JOB_UNEXPIRE,                                                              \
+    "UPDATE dibs_job"                                                          \
+    " SET expires_at = NULL"                                                   \
+    " WHERE id = ?1 AND expires_at IS NOT NULL")                               \
+  X(ERROR_ADD,                                                                 \
+    "INSERT INTO dibs_error(job_id, number, attempt, at, ms, worker, text)"    \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                    \
+  X(ERROR_TRIM, "DELETE FROM dibs_error WHERE job_id = ?1 AND number <= ?2")   \
+  X(ERROR_LAST,                                                                \
+    "SELECT text"                                                              \
+    " FROM dibs_error"                                                         \
+    " WHERE job_id = ?1"                                                       \
+    " ORDER BY number DESC LIMIT 1")                                           \
+  X(NEXT_ID,                                                                   \
+    "SELECT 1 + max(coalesce((SELECT max(id)"                                  \
+    " FROM dibs_job), 0), (SELECT value"                                       \
+    " FROM dibs_meta"                                                          \
+    " WHERE key = 'last_id'))")                                                \
+  X(LAST_ID,                                                                   \
+    "UPDATE dibs_meta"                                                         \
+    " SET value = ?1"                                                          \
+    " WHERE key = 'last_id' AND value < ?1")                                   \
+  X(ERRORS_REMOVE, "DELETE FROM dibs_error WHERE job_id = ?1")                 \
+  /* place: lanes */                                                           \
+  X(LANE_HEAD,                                                                 \
+    "SELECT id"                                                                \
+    " FROM dibs_lane"                                                          \
+    " WHERE queue_id = ?1 AND key = ?2 AND head")                              \
+  X(LANE_FIRST,                                                                \
+    "SELECT id"                                                                \
+    " FROM dibs_lane"                                                          \
+    " WHERE queue_id = ?1 AND key = ?2"                                        \
+    " ORDER BY id LIMIT 1")                                                    \
+  X(LANE_ADD,                                                                  \
+    "INSERT INTO dibs_lane(queue_id, key, id, head)"                           \
+    " VALUES (?1, ?2, ?3, ?4)")                                                \
+  X(LANE_SET_HEAD,                                                             \
+    "UPDATE dibs_lane"                                                         \
+    " SET head = 1"                                                            \
+    " WHERE queue_id = ?1 AND key = ?2 AND id = ?3")                           \
+  X(LANE_REMOVE,                                                               \
+    "DELETE"                                                                   \
+    " FROM dibs_lane"                                                          \
+    " WHERE queue_id = ?1 AND key = ?2 AND id = ?3")                           \
+  /* place: unique keys */                                                     \
+  X(UNIQUE_HOLDER,                                                             \
+    "SELECT job_id"                                                            \
+    " FROM dibs_unique"                                                        \
+    " WHERE key = ?1 AND (?2 = 0 OR scope IN (0, ?2)) AND NOT (finished AND"   \
+    " until <= ?3)"                                                            \
+    " ORDER BY scope LIMIT 1")                                                 \
+  X(UNIQUE_ADD,                                                                \
+    "INSERT INTO dibs_unique(key, scope, job_id, until)"                       \
+    " VALUES (?1, ?2, ?3, ?4)"                                                 \
+    " ON CONFLICT DO UPDATE"                                                   \
+    " SET job_id = ?3, until = ?4, finished = 0")                              \
+  X(UNIQUE_REMOVE,                                                             \
+    "DELETE"                                                                   \
+    " FROM dibs_unique"                                                        \
+    " WHERE key = ?1 AND scope = ?2 AND job_id = ?3")                          \
+  X(UNIQUE_FINISH,                                                             \
+    "UPDATE dibs_unique"                                                       \
+    " SET finished = 1"                                                        \
+    " WHERE key = ?1 AND scope = ?2 AND job_id = ?3")                          \
+  X(UNIQUE_CLEAN,                                                              \
+    "DELETE"                                                                   \
+    " FROM dibs_unique"                                                        \
+    " WHERE (key, scope) IN (SELECT key, scope"                                \
+    " FROM dibs_unique"                                                        \
+    " WHERE finished AND until <= ?1 LIMIT ?2)")                               \
+  /* expiry */                                                                 \
+  X(EXPIRY_ADD, "INSERT INTO dibs_expiry(expires_at, id) VALUES (?1, ?2)")     \
+  X(EXPIRY_REMOVE,                                                             \
+    "DELETE"                                                                   \
+    " FROM dibs_expiry"                                                        \
+    " WHERE expires_at = ?1 AND id = ?2")                                      \
+  X(EXPIRY_DUE,                                                                \
+    "SELECT id"                                                                \
+    " FROM dibs_expiry"                                                        \
+    " WHERE expires_at <= ?1"                                                  \
+    " ORDER BY expires_at, id LIMIT ?2")                                       \
+  X(EXPIRY_LOOKED,                                                             \
+    "DELETE"                                                                   \
+    " FROM dibs_expiry"                                                        \
+    " WHERE expires_at <= ?1 AND id = ?2")                                     \
+  /* tidy */                                                                   \
+  X(TIDY_NEXT,                                                                 \
+    "SELECT min(coalesce((SELECT min(until)"                                   \
+    " FROM dibs_leased), ?1), coalesce((SELECT next_due"                       \
+    " FROM dibs_queue"                                                         \
+    " WHERE next_due IS NOT NULL"                                              \
+    " ORDER BY next_due LIMIT 1), ?1), coalesce((SELECT expires_at"            \
+    " FROM dibs_expiry"                                                        \
+    " ORDER BY expires_at LIMIT 1), ?1), coalesce((SELECT min(until)"          \
+    " FROM dibs_staged), ?1), coalesce((SELECT prune_at"                       \
+    " FROM dibs_done"                                                          \
+    " WHERE prune_at IS NOT NULL"                                              \
+    " ORDER BY prune_at LIMIT 1), ?1), coalesce((SELECT until"                 \
+    " FROM dibs_unique"                                                        \
+    " WHERE finished"                                                          \
+    " ORDER BY until LIMIT 1), ?1))")                                          \
+  X(LEASED_LAPSED,                                                             \
+    "SELECT id"                                                                \
+    " FROM dibs_leased"                                                        \
+    " WHERE until <= ?1"                                                       \
+    " ORDER BY until, id LIMIT ?2")                                            \
+  X(STAGED_DUE,                                                                \
+    "SELECT id"                                                                \
+    " FROM dibs_staged"                                                        \
+    " WHERE until <= ?1"                                                       \
+    " ORDER BY until, id LIMIT ?2")                                            \
+  X(STAGED_LATE, "UPDATE dibs_staged SET late = 1, until = ?2 WHERE id = ?1")  \
+  X(QUEUE_DUE_NAMED,                                                           \
+    "SELECT id"                                                                \
+    " FROM dibs_queue"                                                         \
+    " WHERE name = ?2 AND next_due <= ?1")                                     \
+  X(QUEUES_DUE,                                                                \
+    "SELECT id"                                                                \
+    " FROM dibs_queue"                                                         \
+    " WHERE next_due <= ?1 AND name > ?2 AND name < ?3"                        \
+    " ORDER BY next_due, id")                                                  \
+  X(DONE_DUE,                                                                  \
+    "SELECT id"                                                                \
+    " FROM dibs_done"                                                          \
+    " WHERE prune_at <= ?1"                                                    \
+    " ORDER BY prune_at, id LIMIT ?2")                                         \
+  /* enqueue */                                                                \
+  X(JOB_ADD,                                                                   \
+    "INSERT INTO dibs_job(id, queue_id, created_at, priority, name,"           \
+    " headers, payload, expires_at, max_attempts, max_crashes, backoff,"       \
+    " backoff_factor, backoff_cap, backoff_jitter, lease, timeout, keep,"      \
+    " unique_scope, unique_for, key, limit_key, unique_key)"                   \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"    \
+    " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)")                                \
+  X(JOB_ADD_PLAIN,                                                             \
+    "INSERT INTO dibs_job(id, queue_id, created_at, payload)"                  \
+    " VALUES (?1, ?2, ?3, ?4)")                                                \
+  X(READY_ADD_FRESH,                                                           \
+    "INSERT INTO dibs_ready(queue_id, priority, id)"                           \
+    " VALUES (?1, ?2, ?3)")                                                    \
+  X(READY_ADD_RUN,                                                             \
+    "INSERT INTO dibs_ready(queue_id, priority, id) SELECT queue_id,"          \
+    " priority, id"                                                            \
+    " FROM dibs_job"                                                           \
+    " WHERE id BETWEEN ?1 AND ?2")                                             \
+  X(JOB_REPLACE,                                                               \
+    "UPDATE dibs_job"                                                          \
+    " SET payload = ?2, headers = ?3"                                          \
+    " WHERE id = ?1")                                                          \
+  X(STAGED_ADD,                                                                \
+    "INSERT INTO dibs_staged(id, queue_id, until, due_at)"                     \
+    " VALUES (?1, ?2, ?3, ?4)")                                                \
+  X(STAGED_REMOVE, "DELETE FROM dibs_staged WHERE id = ?1")                    \
+  X(STAGED_WAS, "SELECT 1 FROM dibs_staged WHERE id = ?1 AND late")            \
+  /* options */                                                                \
+  X(JSON_TEXT, "SELECT json_extract(?1, '$')")                                 \
+  /* claim */                                                                  \
+  X(HAS_READY,                                                                 \
+    "SELECT 1"                                                                 \
+    " FROM dibs_queue q"                                                       \
+    " JOIN dibs_ready r ON r.queue_id = q.id"                                  \
+    " WHERE q.name = ?1 AND NOT q.paused LIMIT 1")                             \
+  X(CLAIMABLE, "SELECT name FROM dibs_queue WHERE name = ?1 AND claimable")    \
+  X(CLAIMABLE_NEXT,                                                            \
+    "SELECT name"                                                              \
+    " FROM dibs_queue"                                                         \
+    " WHERE claimable AND name > ?1 AND name < ?2"                             \
+    " ORDER BY name LIMIT 1")                                                  \
+  X(QUEUE_EMPTY,                                                               \
+    "UPDATE dibs_queue"                                                        \
+    " SET claimable = 0"                                                       \
+    " WHERE id = ?1 AND claimable AND NOT"                                     \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?1)")                                                   \
+  X(READY_FIRST,                                                               \
+    "SELECT r.id, r.priority, " HISTORY ", j.id, payload, name, headers,"      \
+    " key, created_at, max_attempts, lease, timeout, expires_at, unique_for"   \
+    " FROM dibs_ready r"                                                       \
+    " LEFT"                                                                    \
+    " JOIN dibs_job j ON j.id = r.id"                                          \
+    " WHERE r.queue_id = ?1"                                                   \
+    " ORDER BY r.priority DESC, r.id LIMIT ?2")                                \
+  X(READY_REMOVE_ABOVE,                                                        \
+    "DELETE"                                                                   \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?1 AND priority > ?2")                                  \
+  X(READY_REMOVE_TO,                                                           \
+    "DELETE"                                                                   \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?1 AND priority = ?2 AND id <= ?3")                     \
+  X(LEASED_ADD,                                                                \
+    "INSERT INTO dibs_leased(id, queue_id, token, until, claimed_at, lease,"   \
+    " " HISTORY ", worker)"                                                    \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")             \
+  X(CURSOR, "SELECT queue FROM dibs_cursor WHERE patterns = ?1")               \
+  X(CURSOR_SET,                                                                \
+    "INSERT INTO dibs_cursor(patterns, queue, at)"                             \
+    " VALUES (?1, ?2, ?3)"                                                     \
+    " ON CONFLICT DO UPDATE"                                                   \
+    " SET queue = ?2, at = ?3")                                                \
+  X(PEEK,                                                                      \
+    "SELECT id"                                                                \
+    " FROM (SELECT *"                                                          \
+    " FROM (SELECT r.id, r.priority"                                           \
+    " FROM dibs_ready r"                                                       \
+    " JOIN dibs_job j ON j.id = r.id"                                          \
+    " WHERE r.queue_id = ?1 AND (j.expires_at > ?2 OR j.expires_at IS NULL)"   \
+    " ORDER BY r.priority DESC, r.id LIMIT ?3 + ?4)"                           \
+    " UNION ALL SELECT *"                                                      \
+    " FROM (SELECT s.id, j.priority"                                           \
+    " FROM dibs_scheduled s"                                                   \
+    " JOIN dibs_job j ON j.id = s.id"                                          \
+    " WHERE s.queue_id = ?1 AND s.due_at <= ?2 AND (j.expires_at > ?2 OR"      \
+    " j.expires_at IS NULL)"                                                   \
+    " ORDER BY s.due_at, s.id LIMIT ?3 + ?4))"                                 \
+    " ORDER BY priority DESC, id LIMIT ?3 OFFSET ?4")                          \
+  X(PEEK_QUEUES,                                                               \
+    "SELECT id"                                                                \
+    " FROM dibs_queue"                                                         \
+    " WHERE NOT paused AND (claimable OR next_due <= ?2) AND (?1 IS NULL OR"   \
+    " id IN (SELECT value"                                                     \
+    " FROM json_each(?1)))"                                                    \
+    " ORDER BY name <= ?3, name")                                              \
+  /* settle */                                                                 \
+  X(LEASED,                                                                    \
+    "SELECT " HISTORY ", until, claimed_at, worker, progress,"                 \
+    " progress_text, " JOB_COLUMNS                                             \
+    " FROM dibs_leased l"                                                      \
+    " JOIN dibs_job j ON j.id = l.id"                                          \
+    " WHERE l.id = ?1 AND token = ?2 AND until > ?3")                          \
+  X(LEASED_REMOVE, "DELETE FROM dibs_leased WHERE id = ?1")                    \
+  X(LEASED_EXTEND, "UPDATE dibs_leased SET until = ?2 WHERE id = ?1")          \
+  /* look */                                                                   \
+  X(GET,                                                                       \
+    "SELECT id, queue, name, state, outcome, priority, headers, key,"          \
+    " attempt, max_attempts, crashes, created_at, due_at, claimed_at,"         \
+    " lease_until, finished_at, worker, last_error, json_extract(progress,"    \
+    " '$.done'), json_extract(progress, '$.text'), result, timeout, lease,"    \
+    " expires_at"                                                              \
+    " FROM dibs_jobs"                                                          \
+    " WHERE id = ?1")                                                          \
+  X(PAYLOAD_GET, "SELECT payload FROM dibs_job WHERE id = ?1")                 \
+  X(ERRORS,                                                                    \
+    "SELECT *"                                                                 \
+    " FROM (SELECT attempt, at, ms, worker, text"                              \
+    " FROM dibs_error"                                                         \
+    " WHERE job_id = ?1"                                                       \
+    " ORDER BY number DESC LIMIT ?2)"                                          \
+    " ORDER BY at, attempt")                                                   \
+  X(LIST_ALL, LIST_OF("dibs_job"))                                             \
+  X(LIST_READY, LIST_OF("dibs_ready"))                                         \
+  X(LIST_SCHEDULED, LIST_OF("dibs_scheduled"))                                 \
+  X(LIST_BLOCKED, LIST_OF("dibs_blocked"))                                     \
+  X(LIST_STAGED, LIST_OF("dibs_staged"))                                       \
+  X(LIST_RUNNING, LIST_OF("dibs_leased"))                                      \
+  X(LIST_DONE, LIST_OF("dibs_done"))                                           \
+  X(LIST_DEAD, LIST_OF("dibs_dead"))                                           \
+  X(STATS,                                                                     \
+    "SELECT queue, ready, scheduled, blocked, staged, running, done, dead,"    \
+    " oldest_ready_at, paused, expired"                                        \
+    " FROM dibs_queues")                                                       \
+  X(EVENT_NEXT,                                                                \
+    "SELECT min(coalesce((SELECT min(until)"                                   \
+    " FROM dibs_leased), ?1), coalesce((SELECT next_due"                       \
+    " FROM dibs_queue"                                                         \
+    " WHERE next_due IS NOT NULL"                                              \
+    " ORDER BY next_due LIMIT 1), ?1), coalesce((SELECT expires_at"            \
+    " FROM dibs_expiry"                                                        \
+    " ORDER BY expires_at LIMIT 1), ?1), coalesce((SELECT min(until)"          \
+    " FROM dibs_staged"                                                        \
+    " WHERE NOT late), ?1))")                                                  \
+  /* admin */                                                                  \
+  X(SWEEP_READY,                                                               \
+    "SELECT r.id"                                                              \
+    " FROM json_each(coalesce(?3, (SELECT json_group_array(id)"                \
+    " FROM dibs_queue))) q"                                                    \
+    " CROSS"                                                                   \
+    " JOIN dibs_ready r ON r.queue_id = q.value"                               \
+    " WHERE ?1 IS NOT NULL AND ?4 IS NULL LIMIT ?2")                           \
+  X(CURSOR_CLEAN, "DELETE FROM dibs_cursor WHERE at < ?1")                     \
+  X(QUEUE_CLEAN,                                                               \
+    "DELETE"                                                                   \
+    " FROM dibs_queue"                                                         \
+    " WHERE settings IS NULL AND NOT paused AND expired = 0 AND NOT"           \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_ready r"                                                       \
+    " WHERE r.queue_id = id) AND id NOT IN (SELECT queue_id"                   \
+    " FROM dibs_job) AND id NOT IN (SELECT scope"                              \
+    " FROM dibs_unique)")                                                      \
+  /* doctor */                                                                 \
+  X(DOCTOR_JOURNAL, "PRAGMA journal_mode")                                     \
+  X(DOCTOR_SYNCHRONOUS, "PRAGMA synchronous")                                  \
+  X(DOCTOR_CHECKPOINT, "PRAGMA wal_checkpoint(PASSIVE)")                       \
+  X(DOCTOR_INTEGRITY, "PRAGMA integrity_check(1)")                             \
+  X(DOCTOR_LAPSED,                                                             \
+    "SELECT count(*)"                                                          \
+    " FROM (SELECT 1"                                                          \
+    " FROM dibs_leased"                                                        \
+    " WHERE until <= ?1 LIMIT 1000)")                                          \
+  X(DOCTOR_PLACEMENTS,                                                         \
+    "SELECT count(*)"                                                          \
+    " FROM dibs_job j"                                                         \
+    " WHERE (SELECT count(*)"                                                  \
+    " FROM dibs_ready r"                                                       \
+    " WHERE r.queue_id = j.queue_id AND r.priority = j.priority AND r.id ="    \
+    " j.id) +"                                                                 \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_scheduled p"                                                   \
+    " WHERE p.id = j.id) +"                                                    \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_blocked p"                                                     \
+    " WHERE p.id = j.id) +"                                                    \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_staged p"                                                      \
+    " WHERE p.id = j.id) +"                                                    \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_leased p"                                                      \
+    " WHERE p.id = j.id) +"                                                    \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_done p"                                                        \
+    " WHERE p.id = j.id) +"                                                    \
+    " EXISTS (SELECT 1"                                                        \
+    " FROM dibs_dead p"                                                        \
+    " WHERE p.id = j.id) <> 1")
+/* clang-format on */
 
 #endif
