@@ -481,14 +481,15 @@ static void change(dibs_db *db) {
   int64_t id, *skipped = NULL;
   size_t skipped_count = 0;
   uint32_t allowed = DAMAGE_OR(NOT_FOUND) | STATUS(STATE);
+  uint32_t staged = allowed | STATUS(LATE);
   options.priority = 5;
   options.delay = 10;
   for (id = 1; id <= template_jobs; id++) {
     switch (id % 4) {
     case 0: EXPECT(db, allowed, dibs_change(db, id, &options)); break;
     case 1: EXPECT(db, DAMAGE, dibs_cancel(db, &id, 1, &outcome, NULL)); break;
-    case 2: EXPECT(db, allowed | STATUS(LATE), dibs_commit(db, id)); break;
-    default: EXPECT(db, allowed, dibs_abort(db, id)); break;
+    case 2: EXPECT(db, staged, dibs_commit(db, id)); break;
+    default: EXPECT(db, staged, dibs_abort(db, id)); break;
     }
     EXPECT(db, DAMAGE, dibs_requeue(db, &id, 1, &outcome, NULL));
   }
