@@ -3,11 +3,12 @@
 ** fuzz_jobs.c: lines as `dibs enqueue --jobs` reads them.
 **
 ** Each line of the input goes to dibs_parse_job(). What it takes must be JSON
-** to SQLite too; what it takes is enqueued in one transaction, without those
-** that enqueue refuses. Then the jobs are claimed now and once more after all
-** delays are over: each must hold the payload it was given. In the end the
-** counts must be those of the jobs that are listed, every job must be readable
-** as JSON, and everything must be removable.
+** to SQLite too, and as a payload the line must be taken exactly if it is. What
+** was parsed is enqueued in one transaction, without what enqueue refuses. Then
+** the jobs are claimed now and once more after all delays are over: each must
+** hold the payload it was given. In the end the counts must be those of the
+** jobs that are listed, every job must be readable as JSON, and everything must
+** be removable.
 */
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,20 @@ struct batch {
 /* Lines                                                                    */
 /* ------------------------------------------------------------------------ */
 
+/* As a payload, a line is taken if and only if SQLite takes it for JSON and it
+** is UTF-8. */
+static void try_payload(dibs_db *db, const char *text, size_t size) {
+  const char *all[] = {DIBS_ALL};
+  int good = fuzz_is_json(text, size) && fuzz_is_utf8(text, size);
+  int status =
+      EXPECT(db, STATUS(OK) | STATUS(INVALID),
+             dibs_enqueue(db, NULL, dibs_json_sized(text, size), NULL, NULL));
+  REQUIRE(fuzz_is_deep(text, size) || (status == DIBS_OK) == good);
+  if (status == DIBS_OK) {
+    EXPECT(db, STATUS(OK), dibs_clear(db, all, 1, 0, NULL));
+  }
+}
+
 /* Parse one line; NULL when it is refused. */
 static dibs_parsed_job *parse_line(dibs_db *db, const uint8_t *line,
                                    size_t size) {
@@ -40,6 +55,7 @@ static dibs_parsed_job *parse_line(dibs_db *db, const uint8_t *line,
                       dibs_parse_job(db, text, size, &parsed));
   REQUIRE((status == DIBS_OK) == (parsed != NULL));
   if (parsed) REQUIRE(fuzz_is_deep(text, size) || fuzz_is_json(text, size));
+  try_payload(db, text, size);
   free(text);
   return parsed;
 }
