@@ -435,7 +435,7 @@ DIBS_API void dibs_parsed_job_free(dibs_parsed_job *parsed);
 */
 DIBS_API int dibs_commit(dibs_db *db, int64_t id);
 
-/* Remove a staged job. DIBS_NOT_FOUND, DIBS_STATE. */
+/* Remove a staged job. DIBS_NOT_FOUND, DIBS_STATE, and DIBS_LATE as above. */
 DIBS_API int dibs_abort(dibs_db *db, int64_t id);
 
 /* ------------------------------------------------------------------------ */

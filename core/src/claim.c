@@ -503,9 +503,10 @@ int dibs_claim(dibs_db *db, const char *const *queues, size_t count,
 ** those that have fallen due but have not been moved yet. */
 static void queue_peek(dibs_db *db, struct job_list *list, int64_t queue_id,
                        int64_t skip, int64_t n) {
-  sqlite3_stmt *row = sql_first(
-      db, SQL_PEEK,
-      SQL_ARGS(sql_int(queue_id), sql_int(db->now), sql_int(n), sql_int(skip)));
+  sqlite3_stmt *row =
+      sql_first(db, SQL_PEEK,
+                SQL_ARGS(sql_int(queue_id), sql_int(db->now), sql_int(n),
+                         sql_int(skip), sql_int(TIDY_PROMOTED)));
   if (!row) return;
   do job_list_read(db, list, sql_column_int(db, row, 0), true);
   while (!db->status && sql_next(db, row));

@@ -493,6 +493,9 @@ bool job_is_final(const struct job *job, int64_t attempt);
 
 /* -------------------------------------------------------------------- tidy */
 
+/* How many due jobs of a queue a claim makes ready before it takes any. */
+#define TIDY_PROMOTED 64
+
 /* Do a bounded part of what has fallen due: leases that ran out, jobs whose
 ** time has come (those of the queues that match `patterns` first), expiries,
 ** stages, ends of keeping. In a write transaction. */

@@ -353,7 +353,7 @@
     " JOIN dibs_job j ON j.id = s.id"                                          \
     " WHERE s.queue_id = ?1 AND s.due_at <= ?2 AND (j.expires_at > ?2 OR"      \
     " j.expires_at IS NULL)"                                                   \
-    " ORDER BY s.due_at, s.id LIMIT ?3 + ?4))"                                 \
+    " ORDER BY s.due_at, s.id LIMIT ?5))"                                 \
     " ORDER BY priority DESC, id LIMIT ?3 OFFSET ?4")                          \
   X(PEEK_QUEUES,                                                               \
     "SELECT id"                                                                \

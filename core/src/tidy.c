@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TIDY_ROWS   64       /* of one kind, per transaction */
-#define TIDY_QUEUES 8        /* whose due jobs are moved */
+#define TIDY_ROWS   TIDY_PROMOTED /* of one kind, per transaction */
+#define TIDY_QUEUES 8             /* whose due jobs are moved */
 #define LATE_MEMORY 86400000 /* ms that a stage out of time is remembered */
 
 /* Ids to act on, read before their tables are changed. */
@@ -119,37 +119,50 @@ static void stages_tidy(dibs_db *db) {
 
 /* ---------------------------------------------------------------- due jobs */
 
-static void due_promote(dibs_db *db, enum sql sql,
-                        const struct sql_value *values) {
-  struct ids ids = {.count = 0};
-  sqlite3_stmt *row = sql_first(db, sql, values);
-  if (!row) return;
-  do ids.items[ids.count++] = sql_column_int(db, row, 0);
-  while (sql_next(db, row) && ids.count < TIDY_QUEUES);
-  sql_reset(db, row);
-  for (int i = 0; i < ids.count; i++)
-    queue_promote(db, ids.items[i], TIDY_ROWS);
+static bool ids_have(const struct ids *ids, int64_t id) {
+  for (int i = 0; i < ids->count; i++)
+    if (ids->items[i] == id) return true;
+  return false;
 }
 
-static void pattern_promote(dibs_db *db, const char *pattern) {
+/* Move due jobs of the first queues that the statement gives, but for those
+** that have had their part, in `served`. */
+static void due_promote(dibs_db *db, enum sql sql,
+                        const struct sql_value *values, struct ids *served) {
+  int first = served->count;
+  sqlite3_stmt *row = sql_first(db, sql, values);
+  if (!row) return;
+  do {
+    int64_t id = sql_column_int(db, row, 0);
+    if (!ids_have(served, id)) served->items[served->count++] = id;
+  } while (sql_next(db, row) && served->count - first < TIDY_QUEUES &&
+           served->count < TIDY_ROWS);
+  sql_reset(db, row);
+  for (int i = first; i < served->count; i++)
+    queue_promote(db, served->items[i], TIDY_ROWS);
+}
+
+static void pattern_promote(dibs_db *db, const char *pattern,
+                            struct ids *served) {
   char low[PATTERN_SIZE], high[PATTERN_SIZE];
+  if (served->count == TIDY_ROWS) return;
   if (pattern_is_name(pattern)) {
     due_promote(db, SQL_QUEUE_DUE_NAMED,
-                SQL_ARGS(sql_int(db->now), sql_text(pattern)));
+                SQL_ARGS(sql_int(db->now), sql_text(pattern)), served);
   } else {
     pattern_range(pattern, low, high);
     due_promote(db, SQL_QUEUES_DUE,
-                SQL_ARGS(sql_int(db->now), sql_text(low), sql_text(high)));
+                SQL_ARGS(sql_int(db->now), sql_text(low), sql_text(high)),
+                served);
   }
 }
 
+/* The queues that are asked for first, then any. */
 static void due_tidy(dibs_db *db, struct patterns patterns) {
-  bool all = false;
-  for (size_t i = 0; i < patterns.count; i++) {
-    pattern_promote(db, patterns.items[i]);
-    all = all || !strcmp(patterns.items[i], DIBS_ALL);
-  }
-  if (!all) pattern_promote(db, DIBS_ALL);
+  struct ids served = {.count = 0};
+  for (size_t i = 0; i < patterns.count; i++)
+    pattern_promote(db, patterns.items[i], &served);
+  pattern_promote(db, DIBS_ALL, &served);
 }
 
 /* ----------------------------------------------------------------- keeping */
