@@ -61,7 +61,7 @@ void journal_close(struct journal *journal);
 
 /* Pass on what a command wrote: a process_sink, whose context is the
 ** journal. */
-void journal_relay(void *journal, const char *data, size_t size);
+void journal_relay(void *context, const char *data, size_t size);
 
 /* A line about a job: `event` is one word, `text` says it to people. */
 void journal_job(struct journal *journal, const char *event, const char *text,
