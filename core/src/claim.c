@@ -112,7 +112,7 @@ struct batch {
 static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
   ready->id = sql_column_int(db, row, 0);
   ready->priority = sql_column_int(db, row, 1);
-  ready->history.due_at = sql_column_int(db, row, 2);
+  ready->history.due_at = sql_column_time(db, row, 2);
   ready->history.attempt = sql_column_count(db, row, 3);
   ready->history.crashes = sql_column_count(db, row, 4);
   ready->history.lapses = sql_column_count(db, row, 5);
@@ -137,11 +137,11 @@ static bool job_read_row(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
   job->name = job_list_copy(db, list, sql_column_text(db, row, 9));
   job->headers = job_list_copy(db, list, sql_column_text(db, row, 10));
   job->key = job_list_copy(db, list, sql_column_text(db, row, 11));
-  job->created_at = sql_column_int(db, row, 12);
+  job->created_at = sql_column_time(db, row, 12);
   job->max_attempts = sql_column_int(db, row, 13);
   job->lease = sql_column_int(db, row, 14);
   job->timeout = sql_column_int(db, row, 15);
-  job->expires_at = sql_column_int(db, row, 16);
+  job->expires_at = sql_column_time(db, row, 16);
   return !db->status;
 }
 

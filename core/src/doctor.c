@@ -175,7 +175,7 @@ static void waiting_look(dibs_db *db, struct findings *findings) {
   int shown = 0;
   while (row) {
     char age[DURATION_SIZE];
-    int64_t since = sql_column_int(db, row, 8);
+    int64_t since = sql_column_time(db, row, 8);
     int64_t waited = since == DIBS_UNSET ? 0 : db->now - since;
     const char *queue = sql_column_text(db, row, 0);
     bool paused = sql_column_int(db, row, 9) == 1;

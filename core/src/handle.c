@@ -151,14 +151,30 @@ static void path_fail(dibs_db *db, int create) {
   free(folder);
 }
 
+/* The file that is open may have another name than was given: a URI's. */
+static void path_settle(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  const char *file = sqlite3_db_filename(db->sqlite, "main");
+  db->in_memory = !file || !*file;
+  if (db->in_memory || strncmp(db->path, "file:", 5)) return;
+  char *path = strdup(file);
+  if (!path) {
+    handle_nomem(db);
+    return;
+  }
+  free(db->path);
+  db->path = path;
+}
+
 static void connection_open(dibs_db *db, int create) {
   SQLITE_LIBRARY(db);
   int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX |
               SQLITE_OPEN_EXRESCODE;
   if (create != DIBS_CREATE_NONE) flags |= SQLITE_OPEN_CREATE;
   int code = sqlite3_open_v2(db->path, &db->sqlite, flags, NULL);
-  if (!code) return;
-  if (code == SQLITE_NOMEM)
+  if (!code)
+    path_settle(db);
+  else if (code == SQLITE_NOMEM)
     handle_nomem(db);
   else
     path_fail(db, create);
@@ -298,7 +314,6 @@ int dibs_open(const char *path, const dibs_open_options *options,
   }
   db->pid = getpid();
   db->cache.next_event = DIBS_UNSET;
-  db->in_memory = !strcmp(path, ":memory:");
   handle_clear(db);
   handle_start(db, options ? options : &defaults);
   if (db->status) {

@@ -267,10 +267,12 @@ const char *sql_column_text(dibs_db *db, sqlite3_stmt *statement, int column);
 dibs_payload sql_column_payload(dibs_db *db, sqlite3_stmt *statement,
                                 int column);
 
-/* Nothing in a file is trusted. A counter, brought into 0 to INT32_MAX; a name
+/* Nothing in a file is trusted. A counter, brought into 0 to INT32_MAX; a time,
+** brought into 0 to TIME_MAX (DIBS_UNSET for NULL); a name
 ** or key ("" for NULL), DIBS_CORRUPT when it is longer than one may be or has a
 ** NUL in it. */
 int64_t sql_column_count(dibs_db *db, sqlite3_stmt *statement, int column);
+int64_t sql_column_time(dibs_db *db, sqlite3_stmt *statement, int column);
 void sql_column_key(dibs_db *db, sqlite3_stmt *statement, int column,
                     char key[KEY_SIZE]);
 

@@ -268,6 +268,13 @@ int64_t sql_column_count(dibs_db *db, sqlite3_stmt *statement, int column) {
   return count > INT32_MAX ? INT32_MAX : count;
 }
 
+int64_t sql_column_time(dibs_db *db, sqlite3_stmt *statement, int column) {
+  int64_t time = sql_column_int(db, statement, column);
+  if (time == DIBS_UNSET) return DIBS_UNSET;
+  if (time < 0) return 0;
+  return time > TIME_MAX ? TIME_MAX : time;
+}
+
 void sql_column_key(dibs_db *db, sqlite3_stmt *statement, int column,
                     char key[KEY_SIZE]) {
   dibs_payload text = sql_column_payload(db, statement, column);

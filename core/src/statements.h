@@ -420,14 +420,12 @@
     " WHERE ?1 IS NOT NULL AND ?4 IS NULL LIMIT ?2")                           \
   X(CURSOR_CLEAN, "DELETE FROM dibs_cursor WHERE at < ?1")                     \
   X(QUEUE_CLEAN,                                                               \
-    "DELETE"                                                                   \
-    " FROM dibs_queue"                                                         \
-    " WHERE settings IS NULL AND NOT paused AND expired = 0 AND NOT"           \
-    " EXISTS (SELECT 1"                                                        \
-    " FROM dibs_ready r"                                                       \
-    " WHERE r.queue_id = id) AND id NOT IN (SELECT queue_id"                   \
-    " FROM dibs_job) AND id NOT IN (SELECT scope"                              \
-    " FROM dibs_unique)")                                                      \
+    "DELETE FROM dibs_queue"                                                   \
+    " WHERE settings IS NULL AND NOT paused AND expired = 0"                   \
+    " AND NOT EXISTS"                                                          \
+    " (SELECT 1 FROM dibs_ready r WHERE r.queue_id = dibs_queue.id)"           \
+    " AND id NOT IN (SELECT queue_id FROM dibs_job)"                           \
+    " AND id NOT IN (SELECT scope FROM dibs_unique)")                          \
   /* doctor */                                                                 \
   X(DOCTOR_JOURNAL, "PRAGMA journal_mode")                                     \
   X(DOCTOR_SYNCHRONOUS, "PRAGMA synchronous")                                  \
