@@ -263,7 +263,7 @@ static int run_formatted(fixture *f, char message[512], const char *sql,
   return code;
 }
 
-int sql_try(fixture *f, char message[512], const char *sql, ...) {
+int raw_try(fixture *f, char message[512], const char *sql, ...) {
   va_list arguments;
   int code;
   va_start(arguments, sql);
@@ -272,7 +272,7 @@ int sql_try(fixture *f, char message[512], const char *sql, ...) {
   return code;
 }
 
-void sql_run(fixture *f, const char *sql, ...) {
+void raw_run(fixture *f, const char *sql, ...) {
   va_list arguments;
   char message[512];
   int code;
@@ -307,7 +307,7 @@ static int query(fixture *f, char *value, size_t size, const char *sql,
   return found;
 }
 
-int64_t sql_int(fixture *f, const char *sql, ...) {
+int64_t raw_int(fixture *f, const char *sql, ...) {
   char value[64];
   va_list arguments;
   int found;
@@ -317,7 +317,7 @@ int64_t sql_int(fixture *f, const char *sql, ...) {
   return found ? strtoll(value, NULL, 10) : -1;
 }
 
-const char *sql_text(fixture *f, const char *sql, ...) {
+const char *raw_text(fixture *f, const char *sql, ...) {
   static char value[65536];
   va_list arguments;
   va_start(arguments, sql);

@@ -104,20 +104,20 @@ int64_t environment_number(const char *name, int64_t otherwise);
 /* ---- The database behind the library's back ------------------------------ */
 
 /* Run SQL on the file with a plain connection. `sql` is a format. */
-void sql_run(fixture *f, const char *sql, ...)
+void raw_run(fixture *f, const char *sql, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* The same, returning SQLite's result code; `message` (512 bytes, may be NULL)
 ** receives SQLite's words. */
-int sql_try(fixture *f, char message[512], const char *sql, ...)
+int raw_try(fixture *f, char message[512], const char *sql, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* The first column of the first row: a number, or -1 for NULL or no row. */
-int64_t sql_int(fixture *f, const char *sql, ...)
+int64_t raw_int(fixture *f, const char *sql, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* The same as text, "" for NULL or no row; it lives until the next call. */
-const char *sql_text(fixture *f, const char *sql, ...)
+const char *raw_text(fixture *f, const char *sql, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* A plain connection that the harness does not count; close it with

@@ -137,7 +137,7 @@ void stage_prepare(stage *s, fixture *f, int delete_mode) {
   prepare_leased(f);
   prepare_finished(f);
   close_checked(f);
-  sql_run(f, "PRAGMA journal_mode=%s", delete_mode ? "DELETE" : "WAL");
+  raw_run(f, "PRAGMA journal_mode=%s", delete_mode ? "DELETE" : "WAL");
   snprintf(s->template, sizeof s->template, "%s/template.db", f->folder);
   file_copy(f->path, s->template);
 }

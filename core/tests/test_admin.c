@@ -280,17 +280,17 @@ static void the_views_say_the_same(void **state) {
   job.keep = HOUR;
   put_with(f, "q", "{\"a\":1}", &job);
   held claimed = take_for(f, "q", 5000);
-  expect_text(sql_text(f, "SELECT state FROM dibs_jobs"), "running");
-  expect_int(sql_int(f, "SELECT lease_until FROM dibs_jobs"), START + 5000);
-  expect_int(sql_int(f, "SELECT attempt FROM dibs_jobs"), 1);
+  expect_text(raw_text(f, "SELECT state FROM dibs_jobs"), "running");
+  expect_int(raw_int(f, "SELECT lease_until FROM dibs_jobs"), START + 5000);
+  expect_int(raw_int(f, "SELECT attempt FROM dibs_jobs"), 1);
   expect_ok(f->db, dibs_ack(f->db, claimed.receipt, "[1]"));
-  expect_text(sql_text(f, "SELECT state || outcome || name || payload ||"
+  expect_text(raw_text(f, "SELECT state || outcome || name || payload ||"
                           " result FROM dibs_jobs"),
               "doneackedsend{\"a\":1}[1]");
   put_dead(f, "q");
-  expect_text(sql_text(f, "SELECT last_error FROM dibs_jobs WHERE id = 2"),
+  expect_text(raw_text(f, "SELECT last_error FROM dibs_jobs WHERE id = 2"),
               "broken");
-  expect_text(sql_text(f, "SELECT queue || ready || done || dead FROM"
+  expect_text(raw_text(f, "SELECT queue || ready || done || dead FROM"
                           " dibs_queues"),
               "q011");
 }
@@ -549,7 +549,7 @@ static void purge_removes_dead_letters_only(void **state) {
   expect_int(removed, 2);
   expect_int(counts(f, "a").ready, 1);
   expect_int(counts(f, "b").dead, 1);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_error"), 1);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_error"), 1);
 }
 
 /* ---- Clear and prune ------------------------------------------------------------------ */
@@ -655,10 +655,10 @@ static void prune_forgets_turns_of_a_week_ago(void **state) {
   fixture *f = *state;
   put(f, "a", "1");
   try_take(f, DIBS_ALL);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_cursor"), 1);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_cursor"), 1);
   f->now += 30 * DAY;
   expect_ok(f->db, dibs_prune(f->db, NULL));
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_cursor"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_cursor"), 0);
 }
 
 /* ---- Doctor ------------------------------------------------------------------------------ */
@@ -702,7 +702,7 @@ static void doctor_sees_another_journal_mode(void **state) {
   dibs_open_options options = fixture_options(f);
   expect_int(level_of(f, "journal_mode", 0), DIBS_LEVEL_OK);
   expect_int(dibs_close(f->db), DIBS_OK);
-  sql_run(f, "PRAGMA journal_mode=DELETE");
+  raw_run(f, "PRAGMA journal_mode=DELETE");
   options.keep_journal_mode = 1;
   options.synchronous = DIBS_SYNCHRONOUS_FULL;
   expect_ok(f->db, dibs_open(f->path, &options, &f->db));
@@ -732,7 +732,7 @@ static void doctor_sees_jobs_that_wait_long(void **state) {
   expect_int(level_of(f, "waiting", 0), DIBS_LEVEL_OK);
   f->now += 30 * DAY;
   expect_int(level_of(f, "waiting", 0), DIBS_LEVEL_WARNING);
-  sql_run(f, "UPDATE dibs_queue SET paused = 1");
+  raw_run(f, "UPDATE dibs_queue SET paused = 1");
   expect_int(level_of(f, "waiting", 0), DIBS_LEVEL_WARNING);
 }
 
@@ -764,10 +764,10 @@ static void doctor_sees_a_job_in_two_states(void **state) {
   put(f, "q", "1");
   expect_int(level_of(f, "integrity", 1), DIBS_LEVEL_OK);
   expect_int(level_of(f, "integrity", 0), -1);
-  sql_run(f, "INSERT INTO dibs_scheduled(id, queue_id, due_at)"
+  raw_run(f, "INSERT INTO dibs_scheduled(id, queue_id, due_at)"
              " VALUES (1, 1, 5)");
   int level = level_of(f, "placements", 1);
-  sql_run(f, "DELETE FROM dibs_scheduled");
+  raw_run(f, "DELETE FROM dibs_scheduled");
   expect_int(level, DIBS_LEVEL_ERROR);
 }
 

@@ -110,7 +110,7 @@ static void ten_thousand_at_once(void **state) {
     if (acks[i].status != DIBS_OK) fail_msg("%d: %s", i, acks[i].message);
   }
   dibs_job_list_free(jobs);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
   free(all);
   free(acks);
 }
@@ -636,7 +636,7 @@ static void a_locked_database_is_busy_not_empty(void **state) {
 /* Enqueue `count` jobs into a queue by SQL, which is quicker. */
 static void fill_scheduled(fixture *f, const char *queue, int count,
                            int64_t due_at) {
-  sql_run(f,
+  raw_run(f,
           "INSERT OR IGNORE INTO dibs_queue(name) VALUES ('%s');"
           "CREATE TEMP TABLE first AS SELECT coalesce(max(id), 0) AS id,"
           " (SELECT id FROM dibs_queue WHERE name = '%s') AS q FROM dibs_job;"
@@ -665,7 +665,7 @@ static void many_due_jobs_stall_nobody(void **state) {
   expect_int(got, one);
   /* Nothing near what moving them all would take. */
   expect_true(elapsed < 300 * slowness());
-  expect_true(sql_int(f, "SELECT count(*) FROM dibs_ready") < 5000);
+  expect_true(raw_int(f, "SELECT count(*) FROM dibs_ready") < 5000);
   expect_true(try_take(f, "a") > 0);
 }
 
@@ -709,7 +709,7 @@ static void due_jobs_keep_their_order(void **state) {
 static void a_paused_queue_gives_nothing(void **state) {
   fixture *f = *state;
   put(f, "q", "1");
-  sql_run(f, "UPDATE dibs_queue SET paused = 1, claimable = 0");
+  raw_run(f, "UPDATE dibs_queue SET paused = 1, claimable = 0");
   expect_nothing(f, "q");
   expect_nothing(f, DIBS_ALL);
   put(f, "q", "1");

@@ -113,7 +113,7 @@ static void expect_each_once(race *r) {
     }
   }
   expect_int(r->acked, r->jobs);
-  expect_int(sql_int(r->f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(r->f, "SELECT count(*) FROM dibs_job"), 0);
 }
 
 static void run_threads(race *r, int count) {

@@ -65,7 +65,7 @@ static void payload_types_in_the_table(void **state) {
   put(f, "q", "[1]");
   put(f, "q", NULL);
   expect_ok(f->db, dibs_enqueue(f->db, "q", dibs_bytes("x", 1), NULL, NULL));
-  expect_text(sql_text(f, "SELECT group_concat(typeof(payload)) FROM"
+  expect_text(raw_text(f, "SELECT group_concat(typeof(payload)) FROM"
                           " (SELECT payload FROM dibs_jobs ORDER BY id)"),
               "text,null,blob");
 }
@@ -463,13 +463,13 @@ static void a_bad_job_spoils_its_batch(void **state) {
   expect_status(f->db, dibs_enqueue_many(f->db, jobs, COUNT(jobs), results),
                 DIBS_INVALID);
   expect_int(dibs_error_index(f->db), 3);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
   jobs[3].payload = dibs_json("1");
   jobs[4].queue = "a*";
   expect_status(f->db, dibs_enqueue_many(f->db, jobs, COUNT(jobs), results),
                 DIBS_INVALID);
   expect_int(dibs_error_index(f->db), 4);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
   jobs[4].queue = NULL;
   expect_ok(f->db, dibs_enqueue_many(f->db, jobs, COUNT(jobs), results));
   expect_int(dibs_error_index(f->db), -1);
@@ -479,7 +479,7 @@ static void a_bad_job_spoils_its_batch(void **state) {
 static void an_empty_batch_does_nothing(void **state) {
   fixture *f = *state;
   expect_ok(f->db, dibs_enqueue_many(f->db, NULL, 0, NULL));
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
   expect_status(f->db, dibs_enqueue_many(f->db, NULL, 1, NULL), DIBS_MISUSE);
 }
 
@@ -495,7 +495,7 @@ static void an_enqueued_job_survives_reopening(void **state) {
 
 static void inbox_rows_are_jobs(void **state) {
   fixture *f = *state;
-  sql_run(f,
+  raw_run(f,
           "INSERT INTO dibs_inbox(queue, payload, name, headers, priority,"
           " key) VALUES ('q', '{\"a\": 1}', 'send', '{\"h\":\"1\"}', 3, 'k');"
           "INSERT INTO dibs_inbox(queue, payload) VALUES ('q', x'00FF');"
@@ -519,16 +519,16 @@ static void inbox_rows_are_jobs(void **state) {
 
 static void inbox_rows_roll_back(void **state) {
   fixture *f = *state;
-  sql_run(f, "BEGIN; INSERT INTO dibs_inbox(queue, payload) VALUES('q', '1');"
+  raw_run(f, "BEGIN; INSERT INTO dibs_inbox(queue, payload) VALUES('q', '1');"
              " ROLLBACK");
   expect_nothing(f, "q");
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
 }
 
 static void inbox_rows_take_many_at_once(void **state) {
   fixture *f = *state;
   put(f, "q", "0");
-  sql_run(f, "INSERT INTO dibs_inbox(queue, payload)"
+  raw_run(f, "INSERT INTO dibs_inbox(queue, payload)"
              " WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c"
              " WHERE x < 100) SELECT 'q', json_array(x) FROM c");
   expect_int(counts(f, "q").ready, 101);
@@ -538,9 +538,9 @@ static void inbox_rows_take_many_at_once(void **state) {
 
 static void inbox_rows_wait_for_their_time(void **state) {
   fixture *f = *state;
-  int64_t real = sql_int(f, "SELECT CAST(round((julianday('now') - 2440587.5)"
+  int64_t real = raw_int(f, "SELECT CAST(round((julianday('now') - 2440587.5)"
                             " * 86400000) AS INTEGER)");
-  sql_run(f,
+  raw_run(f,
           "INSERT INTO dibs_inbox(queue, delay_ms) VALUES ('q', 600000);"
           "INSERT INTO dibs_inbox(queue, due_at) VALUES ('q', %lld);"
           "INSERT INTO dibs_inbox(queue, delay_ms) VALUES ('q', 0)",
@@ -559,7 +559,7 @@ static void inbox_rows_wait_for_their_time(void **state) {
 
 static void inbox_rows_stand_in_their_lane(void **state) {
   fixture *f = *state;
-  sql_run(f, "INSERT INTO dibs_inbox(queue, key) VALUES ('q','k'),('q','k')");
+  raw_run(f, "INSERT INTO dibs_inbox(queue, key) VALUES ('q','k'),('q','k')");
   expect_state(f, 1, DIBS_READY);
   expect_state(f, 2, DIBS_BLOCKED);
   dibs_job_options options = no_options();
@@ -580,7 +580,7 @@ static void inbox_ids_are_never_reused(void **state) {
   put(f, "q", "1");
   put(f, "q", "1");
   expect_ok(f->db, dibs_clear(f->db, &queue, 1, 1, NULL));
-  sql_run(f, "INSERT INTO dibs_inbox(queue) VALUES ('q')");
+  raw_run(f, "INSERT INTO dibs_inbox(queue) VALUES ('q')");
   expect_int(try_take(f, "q"), 3);
 }
 
@@ -620,20 +620,20 @@ static void inbox_refuses_what_enqueue_refuses(void **state) {
   fixture *f = *state;
   for (size_t i = 0; i < COUNT(wrong); i++) {
     char message[512];
-    int code = sql_try(f, message, "INSERT INTO dibs_inbox%s", wrong[i].row);
+    int code = raw_try(f, message, "INSERT INTO dibs_inbox%s", wrong[i].row);
     if (code != SQLITE_CONSTRAINT || !strstr(message, wrong[i].says)) {
       fail_msg("%s: %d %s, expected %s", wrong[i].row, code, message,
                wrong[i].says);
     }
   }
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
 }
 
 /* The conflict clause of the outer statement overrides those of a trigger. */
 static void inbox_or_replace_harms_nothing(void **state) {
   fixture *f = *state;
   put(f, "q", "1");
-  sql_run(f, "INSERT OR REPLACE INTO dibs_inbox(queue, payload)"
+  raw_run(f, "INSERT OR REPLACE INTO dibs_inbox(queue, payload)"
              " VALUES ('q', '2'), ('r', '3'), ('q', '4')");
   expect_int(counts(f, "q").ready, 3);
   expect_int(counts(f, "r").ready, 1);

@@ -26,7 +26,7 @@ static void ack_removes_the_job(void **state) {
   held job = claimed(f, NULL);
   expect_ok(f->db, dibs_ack(f->db, job.receipt, NULL));
   expect_gone(f, job.id);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
   expect_nothing(f, "q");
 }
 
@@ -640,9 +640,9 @@ static void a_long_error_is_cut_between_characters(void **state) {
   text[size / 3 * 3] = '\0';
   held job = claimed(f, NULL);
   expect_ok(f->db, dibs_fail(f->db, job.receipt, text));
-  expect_int(sql_int(f, "SELECT length(CAST(text AS BLOB)) FROM dibs_error"),
+  expect_int(raw_int(f, "SELECT length(CAST(text AS BLOB)) FROM dibs_error"),
              DIBS_ERROR_MAX / 3 * 3);
-  expect_text(sql_text(f, "SELECT substr(text, -1) FROM dibs_error"),
+  expect_text(raw_text(f, "SELECT substr(text, -1) FROM dibs_error"),
               "\xE2\x82\xAC");
   free(text);
 }
@@ -668,7 +668,7 @@ static void an_error_that_is_no_utf8_can_be_shown(void **state) {
   expect_ok(f->db, dibs_get(f->db, job.id, &list));
   expect_int(dibs_job_json(&list->jobs[0], &json), DIBS_OK);
   expect_says(json, "caf");
-  expect_int(sql_int(f, "SELECT json_valid('%s')", json), 1);
+  expect_int(raw_int(f, "SELECT json_valid('%s')", json), 1);
   expect_true(strchr(json, '\xFF') == NULL && strchr(json, '\xE9') == NULL);
   dibs_free(json);
   dibs_job_list_free(list);
@@ -717,8 +717,8 @@ static void many_kept_jobs_are_pruned(void **state) {
   f->now += 10;
   expect_ok(f->db, dibs_prune(f->db, &removed));
   expect_int(removed, MANY);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_error"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_error"), 0);
 }
 
 static void dead_jobs_are_not_pruned(void **state) {

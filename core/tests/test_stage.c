@@ -183,7 +183,7 @@ static void many_stages_run_out(void **state) {
   f->now += MINUTE;
   expect_int(try_take(f, "q"), last);
   for (int i = 0; i < 20; i++) expect_nothing(f, "q");
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 1);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 1);
 }
 
 /* ---- Expiry ---------------------------------------------------------------- */
@@ -276,7 +276,7 @@ static void no_state_strands_an_expired_job(void **state) {
   expect_gone(f, head);
   expect_gone(f, blocked);
   expect_int(counts(f, "q").expired, 5);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_expiry"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_expiry"), 0);
 }
 
 static void many_expired_jobs_hide_no_good_one(void **state) {

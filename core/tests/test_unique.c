@@ -139,10 +139,10 @@ static void held_keys_are_tidied_away(void **state) {
   options.unique_for = HOUR;
   put_with(f, "q", "1", &options);
   expect_ok(f->db, dibs_ack(f->db, take(f, "q").receipt, NULL));
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_unique"), 1);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_unique"), 1);
   f->now += HOUR;
   expect_ok(f->db, dibs_prune(f->db, NULL));
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_unique"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_unique"), 0);
 }
 
 /* ---- Scope ---------------------------------------------------------------- */
@@ -260,7 +260,7 @@ static void reject_spoils_its_batch(void **state) {
                           {"q", dibs_json("3"), &options}};
   expect_status(f->db, dibs_enqueue_many(f->db, jobs, 3, NULL), DIBS_EXISTS);
   expect_int(dibs_error_index(f->db), 2);
-  expect_int(sql_int(f, "SELECT count(*) FROM dibs_job"), 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
 }
 
 /* ---- Dead letters ------------------------------------------------------------ */
