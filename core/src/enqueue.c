@@ -289,12 +289,13 @@ static void conflict_meet(dibs_db *db, int64_t id,
 
 /* ---------------------------------------------------------------- enqueue */
 
-static int64_t id_take(dibs_db *db) {
+/* The first of `count` new ids. */
+static int64_t id_take(dibs_db *db, int64_t count) {
   int64_t id = id_next(db);
-  if (id > DIBS_ID_MAX)
+  if (id > DIBS_ID_MAX - count + 1)
     handle_fail(db, DIBS_FULL, "all %lld job ids have been used",
                 (long long)DIBS_ID_MAX);
-  if (!db->status) db->cache.next_id++;
+  if (!db->status) db->cache.next_id += count;
   return id;
 }
 
@@ -318,33 +319,61 @@ static void run_place(dibs_db *db, struct enqueue *enqueue) {
   enqueue->first.id = 0;
 }
 
-static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t id,
-                    int64_t priority) {
+static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t from,
+                    int64_t to, int64_t priority) {
   struct job *first = &enqueue->first;
   if (!first->id) {
-    first->id = id;
+    first->id = from;
     first->queue_id = enqueue->queue.id;
     first->priority = priority;
   }
-  enqueue->last = id;
+  enqueue->last = to;
   queue_claimable(db, enqueue->queue.id);
 }
 
 /* A job of which nothing was said but its queue and payload. */
 static int64_t plain_add(dibs_db *db, struct enqueue *enqueue,
                          const dibs_payload *payload) {
-  int64_t id = id_take(db);
+  int64_t id = id_take(db, 1);
   sql_run(db, SQL_JOB_ADD_PLAIN,
           SQL_ARGS(sql_int(id), sql_int(enqueue->queue.id), sql_int(db->now),
                    sql_payload(payload)));
-  run_add(db, enqueue, id, 0);
+  run_add(db, enqueue, id, id, 0);
+  return id;
+}
+
+#define TEN 10 /* rows of SQL_JOB_ADD_TEN */
+
+/* How many of the first jobs are plain and of one queue: TEN or 0. Ten rows in
+** a statement cost a third less than ten statements (instructions counted). */
+static size_t ten_count(const dibs_new_job *jobs, size_t count) {
+  if (count < TEN) return 0;
+  for (size_t i = 0; i < TEN; i++) {
+    const char *name = jobs[i].queue, *first = jobs[0].queue;
+    if (jobs[i].options || !name != !first) return 0;
+    if (name && strcmp(name, first)) return 0;
+  }
+  return TEN;
+}
+
+static int64_t ten_add(dibs_db *db, struct enqueue *enqueue,
+                       const dibs_new_job *jobs) {
+  struct sql_value values[3 + TEN + 1];
+  int64_t id = id_take(db, TEN);
+  values[0] = sql_int(id);
+  values[1] = sql_int(enqueue->queue.id);
+  values[2] = sql_int(db->now);
+  for (int i = 0; i < TEN; i++) values[3 + i] = sql_payload(&jobs[i].payload);
+  values[3 + TEN] = (struct sql_value){.type = SQL_END};
+  sql_run(db, SQL_JOB_ADD_TEN, values);
+  run_add(db, enqueue, id, id + TEN - 1, 0);
   return id;
 }
 
 static int64_t job_add(dibs_db *db, struct enqueue *enqueue, struct job *job,
                        const dibs_new_job *new_job) {
   const dibs_job_options *options = new_job->options;
-  job->id = id_take(db);
+  job->id = id_take(db, 1);
   job_insert(db, job, options, &new_job->payload);
   unique_acquire(db, job);
   if (job->expires_at != DIBS_UNSET) {
@@ -355,7 +384,7 @@ static int64_t job_add(dibs_db *db, struct enqueue *enqueue, struct job *job,
   bool at_once = !options->key && options->stage == DIBS_UNSET &&
                  options_due(db, options) == DIBS_UNSET;
   if (at_once) {
-    run_add(db, enqueue, job->id, job->priority);
+    run_add(db, enqueue, job->id, job->id, job->priority);
   } else {
     run_place(db, enqueue);
     job_place(db, job, options);
@@ -363,18 +392,23 @@ static int64_t job_add(dibs_db *db, struct enqueue *enqueue, struct job *job,
   return job->id;
 }
 
+/* The queue of the job, looked up unless it is that of the job before. */
+static void queue_choose(dibs_db *db, struct enqueue *enqueue,
+                         const char *name) {
+  struct queue *queue = &enqueue->queue;
+  if (!name) name = DIBS_DEFAULT_QUEUE;
+  if (!queue->id || strcmp(queue->name, name)) queue_need(db, name, queue);
+}
+
 static dibs_enqueued enqueue_one(dibs_db *db, struct enqueue *enqueue,
                                  const dibs_new_job *new_job) {
   struct job job;
-  struct queue *queue = &enqueue->queue;
-  const char *name = new_job->queue ? new_job->queue : DIBS_DEFAULT_QUEUE;
   dibs_enqueued result = {.id = 0};
-  if (!queue->id || strcmp(queue->name, name)) queue_need(db, name, queue);
   if (!new_job->options) {
     result.id = plain_add(db, enqueue, &new_job->payload);
     return result;
   }
-  job_start(db, queue, new_job->options, &job);
+  job_start(db, &enqueue->queue, new_job->options, &job);
   int64_t holder = unique_holder(db, &job);
   if (!holder) {
     result.id = job_add(db, enqueue, &job, new_job);
@@ -388,9 +422,20 @@ static dibs_enqueued enqueue_one(dibs_db *db, struct enqueue *enqueue,
 static void enqueue_all(dibs_db *db, const dibs_new_job *jobs, size_t count,
                         dibs_enqueued *results) {
   struct enqueue enqueue = {.last = 0};
-  for (size_t i = 0; i < count && !db->status; i++) {
-    dibs_enqueued result = enqueue_one(db, &enqueue, &jobs[i]);
-    if (results) results[i] = result;
+  dibs_enqueued result = {.id = 0};
+  for (size_t i = 0, step; i < count && !db->status; i += step) {
+    step = ten_count(jobs + i, count - i);
+    queue_choose(db, &enqueue, jobs[i].queue);
+    if (step) {
+      result = (dibs_enqueued){.id = ten_add(db, &enqueue, jobs + i)};
+    } else {
+      result = enqueue_one(db, &enqueue, &jobs[i]);
+      step = 1;
+    }
+    for (size_t j = 0; results && j < step; j++) {
+      results[i + j] = result;
+      results[i + j].id += (int64_t)j;
+    }
     if (db->status) db->error_index = (int64_t)i;
   }
   run_place(db, &enqueue);

@@ -275,6 +275,12 @@
   X(JOB_ADD_PLAIN,                                                             \
     "INSERT INTO dibs_job(id, queue_id, created_at, payload)"                  \
     " VALUES (?1, ?2, ?3, ?4)")                                                \
+  X(JOB_ADD_TEN,                                                               \
+    "INSERT INTO dibs_job(id, queue_id, created_at, payload) VALUES"           \
+    " (?1, ?2, ?3, ?4), (?1 + 1, ?2, ?3, ?5), (?1 + 2, ?2, ?3, ?6),"           \
+    " (?1 + 3, ?2, ?3, ?7), (?1 + 4, ?2, ?3, ?8), (?1 + 5, ?2, ?3, ?9),"       \
+    " (?1 + 6, ?2, ?3, ?10), (?1 + 7, ?2, ?3, ?11), (?1 + 8, ?2, ?3, ?12),"    \
+    " (?1 + 9, ?2, ?3, ?13)")                                                  \
   X(READY_ADD_FRESH,                                                           \
     "INSERT INTO dibs_ready(queue_id, priority, id)"                           \
     " VALUES (?1, ?2, ?3)")                                                    \
