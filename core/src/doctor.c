@@ -12,10 +12,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FINDINGS_MAX 64
-#define QUEUES_SHOWN 40           /* lines about waiting jobs */
-#define WAITING_LONG 3600000      /* ms that a ready job may wait unremarked */
-#define WAL_LARGE    (64LL << 20) /* bytes */
+#define FINDINGS_MAX    64
+#define QUEUES_SHOWN    40      /* lines about waiting jobs */
+#define WAITING_LONG    3600000 /* ms that a ready job may wait unremarked */
+#define WAL_RESET_FIXED 3051003 /* sqlite.org/wal.html#walresetbug */
+#define WAL_LARGE       (64LL << 20) /* bytes */
 
 struct findings {
   dibs_finding_list list;
@@ -51,11 +52,7 @@ static void finding_add(dibs_db *db, struct findings *findings,
 
 static void library_look(dibs_db *db, struct findings *findings) {
   const char *version = dibs_sqlite_version(db);
-  int major = 0, minor = 0, patch = 0;
-  sscanf(version, "%d.%d.%d", &major, &minor, &patch);
-  /* sqlite.org/wal.html#walresetbug */
-  bool fixed = minor > 51 || (minor == 51 && patch >= 3);
-  if (major > 3 || fixed)
+  if (handle_library(db) >= WAL_RESET_FIXED)
     finding_add(db, findings, "library", DIBS_LEVEL_OK, NULL, "SQLite %s",
                 version);
   else

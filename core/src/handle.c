@@ -104,6 +104,11 @@ const char *dibs_sqlite_version(const dibs_db *db) {
   return sqlite3_libversion();
 }
 
+int handle_library(const dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  return sqlite3_libversion_number();
+}
+
 void dibs_interrupt(dibs_db *db) {
   if (db) atomic_store(&db->interrupted, true);
 }
@@ -233,7 +238,7 @@ static void library_check(dibs_db *db) {
     return;
   }
   SQLITE_LIBRARY(db);
-  if (sqlite3_libversion_number() < SQLITE_OLDEST)
+  if (handle_library(db) < SQLITE_OLDEST)
     handle_fail(db, DIBS_LIBRARY,
                 "SQLite %s is too old: dibs needs 3.38 or "
                 "newer",

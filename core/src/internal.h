@@ -309,6 +309,9 @@ int handle_fail(dibs_db *db, int status, const char *format, ...)
     DIBS_PRINTF(3, 4);
 int handle_nomem(dibs_db *db);
 
+/* The version of the SQLite library in use: 3040001. */
+int handle_library(const dibs_db *db);
+
 /* No error. */
 void handle_clear(dibs_db *db);
 

@@ -162,7 +162,8 @@ static bool clock_parse(const char **at, int64_t *milliseconds) {
   if (second < 0 || second > 60) return false;
   int64_t fraction = fraction_read(at);
   if (fraction < 0) return false;
-  *milliseconds = ((hour * 60 + minute) * 60 + second) * 1000 + fraction;
+  int64_t seconds = (int64_t)hour * 3600 + (int64_t)minute * 60 + second;
+  *milliseconds = seconds * 1000 + fraction;
   return true;
 }
 
