@@ -25,6 +25,17 @@
   "      (SELECT name FROM dibs_job j WHERE j.id = p.id) = ?4)"                \
   " ORDER BY id LIMIT ?2"
 
+/* The least of an indexed column, ?1 when there is none. */
+#define NEXT_OF(column, rows)                                                  \
+  " coalesce((SELECT " column " FROM " rows " ORDER BY " column                \
+  "  LIMIT 1), ?1)"
+
+/* What makes something claimable when its time comes. */
+#define NEXT_EVENTS                                                            \
+  NEXT_OF("until", "dibs_leased")                                              \
+  "," NEXT_OF("next_due", "dibs_queue WHERE next_due IS NOT NULL")             \
+  "," NEXT_OF("expires_at", "dibs_expiry") "," NEXT_OF("until", "dibs_staged")
+
 /* clang-format off */
 #define DIBS_SQL_MAP(X)                                                        \
   /* sql */                                                                    \
@@ -225,20 +236,9 @@
     " WHERE expires_at <= ?1 AND id = ?2")                                     \
   /* tidy */                                                                   \
   X(TIDY_NEXT,                                                                 \
-    "SELECT min(coalesce((SELECT min(until)"                                   \
-    " FROM dibs_leased), ?1), coalesce((SELECT next_due"                       \
-    " FROM dibs_queue"                                                         \
-    " WHERE next_due IS NOT NULL"                                              \
-    " ORDER BY next_due LIMIT 1), ?1), coalesce((SELECT expires_at"            \
-    " FROM dibs_expiry"                                                        \
-    " ORDER BY expires_at LIMIT 1), ?1), coalesce((SELECT min(until)"          \
-    " FROM dibs_staged), ?1), coalesce((SELECT prune_at"                       \
-    " FROM dibs_done"                                                          \
-    " WHERE prune_at IS NOT NULL"                                              \
-    " ORDER BY prune_at LIMIT 1), ?1), coalesce((SELECT until"                 \
-    " FROM dibs_unique"                                                        \
-    " WHERE finished"                                                          \
-    " ORDER BY until LIMIT 1), ?1))")                                          \
+    "SELECT min(" NEXT_EVENTS ","                                              \
+    NEXT_OF("prune_at", "dibs_done WHERE prune_at IS NOT NULL") ","            \
+    NEXT_OF("until", "dibs_unique WHERE finished") ")")                        \
   X(LEASED_LAPSED,                                                             \
     "SELECT id"                                                                \
     " FROM dibs_leased"                                                        \
@@ -406,16 +406,7 @@
     "SELECT queue, ready, scheduled, blocked, staged, running, done, dead,"    \
     " oldest_ready_at, paused, expired"                                        \
     " FROM dibs_queues")                                                       \
-  X(EVENT_NEXT,                                                                \
-    "SELECT min(coalesce((SELECT min(until)"                                   \
-    " FROM dibs_leased), ?1), coalesce((SELECT next_due"                       \
-    " FROM dibs_queue"                                                         \
-    " WHERE next_due IS NOT NULL"                                              \
-    " ORDER BY next_due LIMIT 1), ?1), coalesce((SELECT expires_at"            \
-    " FROM dibs_expiry"                                                        \
-    " ORDER BY expires_at LIMIT 1), ?1), coalesce((SELECT min(until)"          \
-    " FROM dibs_staged"                                                        \
-    " WHERE NOT late), ?1))")                                                  \
+  X(EVENT_NEXT, "SELECT min(" NEXT_EVENTS ")")                                 \
   /* admin */                                                                  \
   X(SWEEP_READY,                                                               \
     "SELECT r.id"                                                              \
