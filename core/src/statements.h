@@ -31,10 +31,10 @@
   "  LIMIT 1), ?1)"
 
 /* What makes something claimable when its time comes. */
-#define NEXT_EVENTS                                                            \
-  NEXT_OF("until", "dibs_leased")                                              \
-  "," NEXT_OF("next_due", "dibs_queue WHERE next_due IS NOT NULL")             \
-  "," NEXT_OF("expires_at", "dibs_expiry") "," NEXT_OF("until", "dibs_staged")
+#define NEXT_EVENTS                                                             \
+  NEXT_OF("until", "dibs_leased")                                               \
+  "," NEXT_OF("next_due", "dibs_queue WHERE next_due IS NOT NULL") "," NEXT_OF( \
+      "expires_at", "dibs_expiry") "," NEXT_OF("until", "dibs_staged")
 
 /* clang-format off */
 #define DIBS_SQL_MAP(X)                                                        \
