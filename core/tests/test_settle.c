@@ -621,6 +621,8 @@ static void the_last_twenty_errors_are_kept(void **state) {
     held job = take(f, "q");
     snprintf(text, sizeof text, "error %d", i);
     expect_ok(f->db, dibs_retry(f->db, job.receipt, 0, text, NULL));
+    expect_int(raw_int(f, "SELECT count(*) FROM dibs_error"),
+               i < DIBS_ERRORS_KEPT ? i : DIBS_ERRORS_KEPT);
   }
   seen job = look(f, id);
   expect_int(job.error_count, DIBS_ERRORS_KEPT);
