@@ -650,6 +650,13 @@ static void fill_scheduled(fixture *f, const char *queue, int count,
           (long long)due_at, queue);
 }
 
+/* Milliseconds of work of this thread, whoever else is busy. */
+static int64_t work_done(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 static void many_due_jobs_stall_nobody(void **state) {
   fixture *f = *state;
   int many = 100000 / slowness();
@@ -658,13 +665,13 @@ static void many_due_jobs_stall_nobody(void **state) {
   options.delay = HOUR;
   int64_t one = put_with(f, "b", "1", &options);
   f->now += HOUR;
-  int64_t before = monotonic();
+  int64_t before = work_done();
   int64_t got = try_take(f, "b");
   if (got == 0) got = try_take(f, "b");
-  int64_t elapsed = monotonic() - before;
+  int64_t work = work_done() - before;
   expect_int(got, one);
   /* Nothing near what moving them all would take. */
-  expect_true(elapsed < 300 * slowness());
+  expect_true(work < 100 * slowness());
   expect_true(raw_int(f, "SELECT count(*) FROM dibs_ready") < 5000);
   expect_true(try_take(f, "a") > 0);
 }
