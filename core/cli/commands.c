@@ -231,7 +231,7 @@ const struct command commands_table[] = {
         OPTIONS({OPTION_QUEUE, WHERE_DEFAULT}, {OPTION_ALL, NULL},
                 {OPTION_SLOTS, NULL},
                 {OPTION_LEASE, "hold a job for D, extended while it runs; "
-                               "default 15s, extended while it runs"},
+                               "default 15s"},
                 {OPTION_WORKER, "the name that get and list show"},
                 {OPTION_TIMEOUT, "end a CMD that has run for D, if its job "
                                  "names no timeout; default none"},

@@ -175,6 +175,24 @@ enum dibs_synchronous {
                               ** a killed process loses nothing */
 };
 
+enum dibs_level {
+  DIBS_LEVEL_OK = 0,
+  DIBS_LEVEL_WARNING = 1,
+  DIBS_LEVEL_ERROR = 2
+};
+
+/* Something that happened to a job without its holder asking for it, or that
+** ended it. All pointers live for the call. */
+typedef struct dibs_log_event {
+  int level; /* enum dibs_level */
+  int reserved;
+  const char *event;   /* "lapsed": its lease ran out; "dead"; "expired";
+                       ** "late": its stage ran out; "created": the tables */
+  int64_t id;          /* of the job; 0: none */
+  const char *queue;   /* NULL: none */
+  const char *message; /* one sentence */
+} dibs_log_event;
+
 typedef struct dibs_open_options {
   size_t size;           /* sizeof(dibs_open_options) */
   int create;            /* enum dibs_create */
@@ -187,10 +205,18 @@ typedef struct dibs_open_options {
                             ** Called with clock_context, by whatever thread
                             ** makes a call on the handle. */
   void *clock_context;      /* borrowed until dibs_close() */
+  void (*log)(void *, const dibs_log_event *); /* NULL: none. Called with
+                            ** log_context once a transaction is committed, by
+                            ** the thread that made it; it must not call the
+                            ** handle. What is rolled back is not told. */
+  void *log_context;                           /* borrowed until dibs_close() */
 } dibs_open_options;
 
 #define DIBS_OPEN_OPTIONS_INIT                                                 \
-  { sizeof(dibs_open_options), 0, 0, 0, 0, DIBS_UNSET, DIBS_UNSET, NULL, NULL }
+  {                                                                            \
+    sizeof(dibs_open_options), 0, 0, 0, 0, DIBS_UNSET, DIBS_UNSET, NULL, NULL, \
+        NULL, NULL                                                             \
+  }
 
 /*
 ** Open the database at `path`, making file and tables unless `options` says
@@ -653,6 +679,15 @@ DIBS_API int dibs_stats(dibs_db *db, const char *const *queues, size_t count,
 DIBS_API void dibs_stats_list_free(dibs_stats_list *stats);
 
 /*
+** Wait until the queues that match (0 patterns: "default") have no unfinished
+** job: none that is ready, scheduled, blocked, staged or running. `timeout` in
+** ms, or DIBS_FOREVER. DIBS_EMPTY when it ran out before; DIBS_INTERRUPTED by
+** dibs_interrupt().
+*/
+DIBS_API int dibs_join(dibs_db *db, const char *const *queues, size_t count,
+                       int64_t timeout);
+
+/*
 ** When something will next become claimable or need attention without anybody
 ** doing anything: a scheduled job, a lease's end, an expiry. *at is DIBS_UNSET
 ** when nothing will.
@@ -729,12 +764,6 @@ DIBS_API int dibs_prune(dibs_db *db, int64_t *removed);
 /* ------------------------------------------------------------------------ */
 /* Health                                                                   */
 /* ------------------------------------------------------------------------ */
-
-enum dibs_level {
-  DIBS_LEVEL_OK = 0,
-  DIBS_LEVEL_WARNING = 1,
-  DIBS_LEVEL_ERROR = 2
-};
 
 typedef struct dibs_finding {
   const char *check; /* a short name: "wal", "integrity" */

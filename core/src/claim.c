@@ -15,14 +15,10 @@
 */
 #include "internal.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-#define LOOK_INTERVAL 50 /* ms between the looks of a waiting claim */
 
 /* A claim under way. */
 struct claim {
@@ -36,14 +32,6 @@ struct claim {
   const char *worker_copy; /* in the list, as are all jobs' strings */
   const char *queue;       /* of the batch under way */
 };
-
-static const char *const default_queues[] = {DIBS_DEFAULT_QUEUE};
-
-static struct patterns
-patterns_or_default(dibs_db *db, const char *const *queues, size_t count) {
-  if (!count) return (struct patterns){default_queues, 1};
-  return pattern_check(db, queues, count);
-}
 
 static bool claim_is_full(const struct claim *claim) {
   return claim->full || (int64_t)claim->list->list.count >= claim->n;
@@ -421,29 +409,6 @@ static void claim_once(dibs_db *db, struct claim *claim) {
   db->eager = claim->list->list.count && !db->status;
 }
 
-/* Let others use the handle for a moment. False when the wait must end. */
-static bool claim_wait(dibs_db *db, int64_t deadline) {
-  int64_t left = deadline - time_monotonic();
-  if (left <= 0) return false;
-  if (atomic_exchange(&db->interrupted, false)) {
-    handle_fail(db, DIBS_INTERRUPTED, "the wait was interrupted");
-    return false;
-  }
-  if (left > LOOK_INTERVAL) left = LOOK_INTERVAL;
-  struct timespec pause = {.tv_nsec = left * 1000000};
-  pthread_mutex_unlock(&db->mutex);
-  nanosleep(&pause, NULL);
-  pthread_mutex_lock(&db->mutex);
-  handle_clear(db); /* of what another thread's call may have left */
-  return true;
-}
-
-static int64_t wait_deadline(int64_t wait) {
-  if (wait == DIBS_UNSET) wait = 0;
-  int64_t now = time_monotonic();
-  return wait > DIBS_FOREVER - now ? DIBS_FOREVER : now + wait;
-}
-
 static void claim_check(dibs_db *db, const dibs_claim_options *options) {
   if (options->size != sizeof *options)
     handle_fail(db, DIBS_MISUSE,
@@ -464,9 +429,9 @@ static void claim_check(dibs_db *db, const dibs_claim_options *options) {
 }
 
 static void claim_run(dibs_db *db, struct claim *claim, int64_t wait) {
-  int64_t deadline = wait_deadline(wait);
+  int64_t deadline = handle_deadline(wait);
   do claim_once(db, claim);
-  while (!db->status && !claim->list->list.count && claim_wait(db, deadline));
+  while (!db->status && !claim->list->list.count && handle_wait(db, deadline));
   if (!claim->list->list.count)
     handle_fail(db, DIBS_EMPTY,
                 wait == DIBS_UNSET || !wait
@@ -483,7 +448,7 @@ int dibs_claim(dibs_db *db, const char *const *queues, size_t count,
   if (!handle_enter(db, &status)) return status;
   if (!options) options = &defaults;
   claim_check(db, options);
-  struct claim claim = {.patterns = patterns_or_default(db, queues, count)};
+  struct claim claim = {.patterns = pattern_or_default(db, queues, count)};
   if (!db->status) claim.list = job_list_new(db);
   if (!db->status) {
     claim.n = options->n == DIBS_UNSET ? 1 : options->n;
@@ -555,7 +520,7 @@ int dibs_peek(dibs_db *db, const char *const *queues, size_t count, int64_t n,
   if (!jobs) return DIBS_MISUSE;
   *jobs = NULL;
   if (!handle_enter(db, &status)) return status;
-  struct patterns patterns = patterns_or_default(db, queues, count);
+  struct patterns patterns = pattern_or_default(db, queues, count);
   if (n < 1 || n > DIBS_CLAIM_MAX)
     handle_fail(db, DIBS_INVALID, "n is %lld: give 1 to %d", (long long)n,
                 DIBS_CLAIM_MAX);

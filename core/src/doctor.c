@@ -173,7 +173,7 @@ static void waiting_look(dibs_db *db, struct findings *findings) {
   while (row) {
     char age[DURATION_SIZE];
     int64_t since = sql_column_time(db, row, 8);
-    int64_t waited = since == DIBS_UNSET ? 0 : db->now - since;
+    int64_t waited = time_between(since, db->now);
     const char *queue = sql_column_text(db, row, 0);
     bool paused = sql_column_int(db, row, 9) == 1;
     bool late = waited > WAITING_LONG;
@@ -184,7 +184,7 @@ static void waiting_look(dibs_db *db, struct findings *findings) {
                   : paused ? "resume the queue when it is time"
                            : "start workers for the queue, or more of them",
                   "the oldest ready job of queue %s has waited %s%s", queue,
-                  duration_format(waited < 0 ? 0 : waited / 1000 * 1000, age),
+                  duration_format(waited / 1000 * 1000, age),
                   paused ? "; the queue is paused" : "");
     if (!sql_next(db, row)) break;
   }

@@ -17,9 +17,11 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SQLITE_OLDEST 3038000
+#define LOOK_INTERVAL 50 /* ms between the looks of a call that waits */
 
 /* ------------------------------------------------------------------ errors */
 
@@ -81,6 +83,7 @@ bool handle_enter(dibs_db *db, int *status) {
 }
 
 int handle_leave(dibs_db *db) {
+  log_flush(db);
   int status = db->status;
   pthread_mutex_unlock(&db->mutex);
   return status;
@@ -102,6 +105,28 @@ const char *dibs_sqlite_version(const dibs_db *db) {
   if (!db || !db->api) return "";
   SQLITE_LIBRARY(db);
   return sqlite3_libversion();
+}
+
+int64_t handle_deadline(int64_t wait) {
+  if (wait == DIBS_UNSET) wait = 0;
+  int64_t now = time_monotonic();
+  return wait > DIBS_FOREVER - now ? DIBS_FOREVER : now + wait;
+}
+
+bool handle_wait(dibs_db *db, int64_t deadline) {
+  int64_t left = deadline - time_monotonic();
+  if (left <= 0) return false;
+  if (atomic_exchange(&db->interrupted, false)) {
+    handle_fail(db, DIBS_INTERRUPTED, "the wait was interrupted");
+    return false;
+  }
+  if (left > LOOK_INTERVAL) left = LOOK_INTERVAL;
+  struct timespec pause = {.tv_nsec = (long)left * 1000000};
+  pthread_mutex_unlock(&db->mutex);
+  nanosleep(&pause, NULL);
+  pthread_mutex_lock(&db->mutex);
+  handle_clear(db); /* of what another thread's call may have left */
+  return true;
 }
 
 int handle_library(const dibs_db *db) {
@@ -276,6 +301,8 @@ static void open_options_take(dibs_db *db, const dibs_open_options *options) {
                                                        : options->max_payload;
   db->clock = options->clock;
   db->clock_context = options->clock_context;
+  db->log = options->log;
+  db->log_context = options->log_context;
 }
 
 static void handle_start(dibs_db *db, const dibs_open_options *options) {
@@ -325,6 +352,7 @@ int dibs_open(const char *path, const dibs_open_options *options,
     db->schema = 0;
     connection_close(db);
   }
+  log_flush(db);
   *out = db;
   return db->status;
 }
@@ -333,6 +361,7 @@ int dibs_close(dibs_db *db) {
   if (!db) return DIBS_OK;
   if (db->pid != getpid()) return DIBS_FORKED;
   connection_close(db);
+  log_forget(db);
   pthread_mutex_destroy(&db->mutex);
   free(db->path);
   free(db);

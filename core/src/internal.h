@@ -10,6 +10,7 @@
 **     provider  the SQLite library in use
 **     sql       every SQLite call: statements, transactions, error mapping
 **     handle    the frame of each public operation
+**     log       telling the host what happened
 **     pattern   queue patterns
 **     schema    making, checking and migrating the tables
 **     place     where jobs are: queues, placements, lanes, unique keys, ends
@@ -119,6 +120,10 @@ int64_t time_monotonic(void);
 /* time + duration, at most TIME_MAX. */
 int64_t time_add(int64_t time, int64_t duration);
 
+/* How long from one time to another: 0 when it goes backwards or one of them is
+** DIBS_UNSET. */
+int64_t time_between(int64_t from, int64_t to);
+
 /* Write a duration as people type it: "1.5s", "6h". */
 #define DURATION_SIZE 32
 char *duration_format(int64_t milliseconds, char text[DURATION_SIZE]);
@@ -191,6 +196,8 @@ struct cache {
   int64_t next_event; /* nothing falls due before; DIBS_UNSET: unknown */
 };
 
+struct log_entry;
+
 struct dibs_db {
   const struct sqlite3_api_routines *api;
   sqlite3 *sqlite;
@@ -210,6 +217,10 @@ struct dibs_db {
   bool writing;    /* within a write transaction */
   uint64_t random; /* state of random_next() */
   bool eager;      /* the last claim found something */
+  void (*log)(void *, const dibs_log_event *);
+  void *log_context;
+  struct log_entry *log_first; /* of the operation under way */
+  struct log_entry *log_last;
   atomic_bool interrupted;
   int status; /* of the operation under way */
   int64_t error_id;
@@ -318,7 +329,30 @@ void handle_clear(dibs_db *db);
 /* 64 random bits. */
 uint64_t random_next(dibs_db *db);
 
+/* When a wait of so many ms from now ends, by the monotonic clock. DIBS_UNSET
+** is no wait. */
+int64_t handle_deadline(int64_t wait);
+
+/* Let others use the handle for a moment. False when the wait must end: its
+** time is over, or it was interrupted, which sets the error. */
+bool handle_wait(dibs_db *db, int64_t deadline);
+
+/* --------------------------------------------------------------------- log */
+
+/* Tell of a job once the transaction is committed. Does nothing without a log
+** callback, and nothing more when memory has run out. */
+void log_job(dibs_db *db, int level, const char *event, int64_t id,
+             int64_t queue_id, const char *format, ...) DIBS_PRINTF(6, 7);
+
+/* Call the callback for what was noted, or forget it. */
+void log_flush(dibs_db *db);
+void log_forget(dibs_db *db);
+
 /* ----------------------------------------------------------------- pattern */
+
+/* The queues meant where none given means "default". */
+struct patterns pattern_or_default(dibs_db *db, const char *const *items,
+                                   size_t count);
 
 /* Which queues are meant. Names and prefixes are borrowed. */
 struct patterns {

@@ -250,6 +250,39 @@ void dibs_stats_list_free(dibs_stats_list *stats) {
   stats_free((struct stats *)stats);
 }
 
+/* -------------------------------------------------------------------- join */
+
+static bool unfinished_look(dibs_db *db, struct patterns patterns) {
+  struct text ids = {.data = NULL};
+  sql_begin_read(db);
+  queue_ids(db, patterns, &ids);
+  bool found = sql_get(db, SQL_UNFINISHED,
+                       SQL_ARGS(sql_sized(ids.data, ids.size)), 0) != 0;
+  sql_end(db);
+  text_free(&ids);
+  return found && !db->status;
+}
+
+int dibs_join(dibs_db *db, const char *const *queues, size_t count,
+              int64_t timeout) {
+  int status;
+  bool found = false;
+  if (!handle_enter(db, &status)) return status;
+  struct patterns patterns = pattern_or_default(db, queues, count);
+  if (timeout < 0 && timeout != DIBS_UNSET)
+    handle_fail(db, DIBS_INVALID, "timeout is negative: give 0 ms or more");
+  int64_t deadline = handle_deadline(timeout);
+  while (!db->status) {
+    found = unfinished_look(db, patterns);
+    if (!found || !handle_wait(db, deadline)) break;
+  }
+  if (found)
+    handle_fail(db, DIBS_EMPTY,
+                "the wait ran out: there still are unfinished "
+                "jobs");
+  return handle_leave(db);
+}
+
 /* -------------------------------------------------------------- next event */
 
 int dibs_next_event(dibs_db *db, int64_t *at) {

@@ -57,6 +57,13 @@ static void one_check(dibs_db *db, const char *pattern) {
   if (problem) handle_fail(db, DIBS_INVALID, "queue '%s' %s", pattern, problem);
 }
 
+struct patterns pattern_or_default(dibs_db *db, const char *const *items,
+                                   size_t count) {
+  static const char *const defaults[] = {DIBS_DEFAULT_QUEUE};
+  if (!count) return (struct patterns){defaults, 1};
+  return pattern_check(db, items, count);
+}
+
 struct patterns pattern_check(dibs_db *db, const char *const *items,
                               size_t count) {
   if (count && !items)

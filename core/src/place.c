@@ -298,11 +298,11 @@ void error_add(dibs_db *db, const struct job *job, struct placement *placement,
   size_t size = strlen(text);
   if (size > DIBS_ERROR_MAX) size = utf8_floor(text, DIBS_ERROR_MAX);
   int64_t number = ++placement->history.errors;
-  int64_t ms = db->now - placement->claimed_at;
+  int64_t ms = time_between(placement->claimed_at, db->now);
   sql_run(db, SQL_ERROR_ADD,
           SQL_ARGS(sql_int(job->id), sql_int(number),
                    sql_int(placement->history.attempt), sql_int(db->now),
-                   sql_int(ms > 0 ? ms : 0), sql_text(placement->worker),
+                   sql_int(ms), sql_text(placement->worker),
                    sql_sized(text, size)));
   if (number > DIBS_ERRORS_KEPT)
     sql_run(db, SQL_ERROR_TRIM,
@@ -469,6 +469,8 @@ void job_expire(dibs_db *db, const struct job *job,
                 const struct placement *placement) {
   sql_run(db, SQL_QUEUE_EXPIRED, SQL_ARGS(sql_int(job->queue_id)));
   job_finish(db, job, placement, DIBS_EXPIRED, NULL);
+  log_job(db, DIBS_LEVEL_WARNING, "expired", job->id, job->queue_id,
+          "job %lld expired before it was started", (long long)job->id);
 }
 
 int job_die(dibs_db *db, const struct job *job,
@@ -483,5 +485,8 @@ int job_die(dibs_db *db, const struct job *job,
                    sql_int(history->lapses), sql_int(history->errors),
                    sql_text(placement->worker), sql_real(placement->progress),
                    sql_text(placement->progress_text)));
+  log_job(db, DIBS_LEVEL_ERROR, "dead", job->id, job->queue_id,
+          "job %lld is dead after attempt %lld", (long long)job->id,
+          (long long)history->attempt);
   return DIBS_DEAD;
 }

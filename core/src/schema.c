@@ -78,6 +78,8 @@ void schema_make(dibs_db *db) {
   if (tables_find(db) != FOUND_OURS) {
     sql_script(db, dibs_schema_1);
     db->created = !db->status;
+    log_job(db, DIBS_LEVEL_OK, "created", 0, 0, "made the tables in %s",
+            db->path);
   }
   sql_end(db);
   version_check(db);

@@ -352,6 +352,7 @@ void sql_end(dibs_db *db) {
   if (db->status) {
     rollback(db);
     cache_forget(db);
+    log_forget(db);
   } else if (db->writing) {
     db->cache.version = file_version(db);
   }

@@ -52,6 +52,7 @@
   X(META, "SELECT value FROM dibs_meta WHERE key = ?1")                        \
   /* place: queues */                                                          \
   X(QUEUE, "SELECT id, claimable, paused FROM dibs_queue WHERE name = ?1")     \
+  X(QUEUE_NAME, "SELECT name FROM dibs_queue WHERE id = ?1")                   \
   X(QUEUE_ADD, "INSERT INTO dibs_queue(name) VALUES (?1)")                     \
   X(QUEUES_BETWEEN,                                                            \
     "SELECT id"                                                                \
@@ -406,6 +407,17 @@
     "SELECT queue, ready, scheduled, blocked, staged, running, done, dead,"    \
     " oldest_ready_at, paused, expired"                                        \
     " FROM dibs_queues")                                                       \
+  X(UNFINISHED,                                                                \
+    "WITH q(id) AS MATERIALIZED (SELECT id FROM dibs_queue"                    \
+    " WHERE ?1 IS NULL OR id IN (SELECT value FROM json_each(?1)))"            \
+    " SELECT EXISTS (SELECT 1 FROM q CROSS JOIN dibs_ready r"                  \
+    " ON r.queue_id = q.id)"                                                   \
+    " OR EXISTS (SELECT 1 FROM q CROSS JOIN dibs_scheduled s"                  \
+    " ON s.queue_id = q.id)"                                                   \
+    " OR EXISTS (SELECT 1 FROM dibs_leased WHERE queue_id IN q)"               \
+    " OR EXISTS (SELECT 1 FROM dibs_blocked WHERE queue_id IN q)"              \
+    " OR EXISTS (SELECT 1 FROM dibs_staged"                                    \
+    " WHERE NOT late AND queue_id IN q)")                                      \
   X(EVENT_NEXT, "SELECT min(" NEXT_EVENTS ")")                                 \
   /* admin */                                                                  \
   X(SWEEP_READY,                                                               \

@@ -36,9 +36,12 @@ static void ids_read(dibs_db *db, enum sql sql, int64_t limit,
 static void lapse_note(dibs_db *db, const struct job *job,
                        struct placement *placement) {
   char text[128], lease[DURATION_SIZE];
-  duration_format(placement->until - placement->claimed_at, lease);
+  duration_format(time_between(placement->claimed_at, placement->until), lease);
   snprintf(text, sizeof text, "the lease ran out %s after the claim", lease);
   error_add(db, job, placement, text);
+  log_job(db, DIBS_LEVEL_WARNING, "lapsed", job->id, job->queue_id,
+          "job %lld, attempt %lld: %s", (long long)job->id,
+          (long long)placement->history.attempt, text);
 }
 
 /* At once after the first lease that ran out, with its backoff after that. */
@@ -111,6 +114,9 @@ static void stages_tidy(dibs_db *db) {
           db, SQL_STAGED_LATE,
           SQL_ARGS(sql_int(job.id), sql_int(time_add(db->now, LATE_MEMORY))));
       job_remove(db, &job, &staged);
+      log_job(db, DIBS_LEVEL_WARNING, "late", job.id, job.queue_id,
+              "staged job %lld was not committed in time and is gone",
+              (long long)job.id);
     } else {
       sql_run(db, SQL_STAGED_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
     }

@@ -35,6 +35,11 @@ int64_t time_add(int64_t time, int64_t duration) {
   return time + duration;
 }
 
+int64_t time_between(int64_t from, int64_t to) {
+  if (from == DIBS_UNSET || to == DIBS_UNSET || to < from) return 0;
+  return to - from;
+}
+
 /* Milliseconds of a unit's name; 0 for an unknown one. */
 static double unit_size(const char *unit) {
   static const struct {
