@@ -130,6 +130,8 @@ CREATE TABLE dibs_leased(
   crashes INTEGER NOT NULL,
   lapses INTEGER NOT NULL,
   errors INTEGER NOT NULL,
+  plain INTEGER NOT NULL,  -- 1: besides its row the job has nothing to settle:
+                           -- no key, unique key, expiry, keeping or errors
   worker TEXT,
   progress REAL,
   progress_text TEXT

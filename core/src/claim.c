@@ -85,6 +85,7 @@ struct ready {
   int64_t priority;
   struct history history;
   int64_t unique_for;
+  bool plain;  /* as in dibs_leased */
   bool orphan; /* there is no such job: the row is dropped */
 };
 
@@ -107,6 +108,7 @@ static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
   ready->history.errors = sql_column_count(db, row, 6);
   ready->orphan = sql_column_int(db, row, 7) == DIBS_UNSET;
   ready->unique_for = sql_column_int(db, row, 17);
+  ready->plain = sql_column_int(db, row, 18) == 1;
 }
 
 /* Append the row's job to the list. False when the list has as many bytes of
@@ -207,8 +209,9 @@ static void lease_fill(dibs_db *db, struct claim *claim,
 }
 
 static void lease_add(dibs_db *db, struct claim *claim,
-                      const struct queue *queue, const struct history *history,
+                      const struct queue *queue, const struct ready *ready,
                       dibs_job *job) {
+  const struct history *history = &ready->history;
   int64_t token = (int64_t)random_next(db);
   lease_fill(db, claim, history, job);
   job->receipt = receipt_make(db, claim->list, job->id, token);
@@ -218,7 +221,7 @@ static void lease_add(dibs_db *db, struct claim *claim,
                    sql_int(job->lease), sql_int(history->due_at),
                    sql_int(job->attempt), sql_int(history->crashes),
                    sql_int(history->lapses), sql_int(history->errors),
-                   sql_text(claim->worker)));
+                   sql_text(claim->worker), sql_int(ready->plain)));
   event_note(db, job->lease_until);
 }
 
@@ -264,8 +267,8 @@ static void batch_lease(dibs_db *db, struct claim *claim,
       expired_drop(db, ready);
       continue;
     }
-    lease_add(db, claim, queue, &ready->history, &job);
-    extras_take(db, claim, ready, &job);
+    lease_add(db, claim, queue, ready, &job);
+    if (!ready->plain) extras_take(db, claim, ready, &job);
     list->jobs[to++] = job;
   }
   list->list.count = to;

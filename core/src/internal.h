@@ -278,6 +278,9 @@ const char *sql_column_text(dibs_db *db, sqlite3_stmt *statement, int column);
 dibs_payload sql_column_payload(dibs_db *db, sqlite3_stmt *statement,
                                 int column);
 
+/* Rows changed by the last sql_run(). */
+int64_t sql_changes(dibs_db *db);
+
 /* Nothing in a file is trusted. A counter, brought into 0 to INT32_MAX; a time,
 ** brought into 0 to TIME_MAX (DIBS_UNSET for NULL); a name
 ** or key ("" for NULL), DIBS_CORRUPT when it is longer than one may be or has a
@@ -507,8 +510,9 @@ int job_finish(dibs_db *db, const struct job *job,
 int job_die(dibs_db *db, const struct job *job,
             const struct placement *placement);
 
-/* Remove the row of a job that was finished before, and its errors. */
-void job_forget(dibs_db *db, int64_t id);
+/* Remove the row of a job that holds nothing else any more, and its errors, of
+** which there may be none. */
+void job_forget(dibs_db *db, int64_t id, int64_t errors);
 
 /* The id that the next job gets. In a write transaction. */
 int64_t id_next(dibs_db *db);

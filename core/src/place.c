@@ -416,14 +416,10 @@ int64_t id_next(dibs_db *db) {
 }
 
 /* The highest id is remembered when its job goes, lest it be used again. */
-static void rows_remove(dibs_db *db, int64_t id, int64_t errors) {
+void job_forget(dibs_db *db, int64_t id, int64_t errors) {
   if (id >= id_next(db) - 1) sql_run(db, SQL_LAST_ID, SQL_ARGS(sql_int(id)));
   if (errors) sql_run(db, SQL_ERRORS_REMOVE, SQL_ARGS(sql_int(id)));
   sql_run(db, SQL_JOB_REMOVE, SQL_ARGS(sql_int(id)));
-}
-
-void job_forget(dibs_db *db, int64_t id) {
-  rows_remove(db, id, 1);
 }
 
 /* As if it had never been: its unique key is free, whatever its time. */
@@ -431,7 +427,7 @@ void job_remove(dibs_db *db, const struct job *job,
                 const struct placement *placement) {
   job_let_go(db, job);
   unique_remove(db, job);
-  rows_remove(db, job->id, placement->history.errors);
+  job_forget(db, job->id, placement->history.errors);
 }
 
 static void done_add(dibs_db *db, const struct job *job,
@@ -459,7 +455,7 @@ int job_finish(dibs_db *db, const struct job *job,
   job_let_go(db, job);
   unique_finish(db, job);
   if (job->keep == DIBS_UNSET || job->keep <= 0)
-    rows_remove(db, job->id, placement->history.errors);
+    job_forget(db, job->id, placement->history.errors);
   else
     done_add(db, job, placement, outcome, result);
   return DIBS_DONE;

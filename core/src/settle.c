@@ -227,11 +227,24 @@ static int action_run(dibs_db *db, dibs_settlement *settlement,
   }
 }
 
+/* The common case: a job that has nothing but its row. False when it is not
+** that, or the receipt does not hold. */
+static bool ack_plain(dibs_db *db, dibs_settlement *settlement, int64_t token) {
+  if (settlement->action != DIBS_ACK) return false;
+  sql_run(db, SQL_LEASED_REMOVE_PLAIN,
+          SQL_ARGS(sql_int(settlement->id), sql_int(token), sql_int(db->now)));
+  if (sql_changes(db) != 1) return false;
+  job_forget(db, settlement->id, 0);
+  settlement->state = DIBS_DONE;
+  return true;
+}
+
 static void settlement_run(dibs_db *db, dibs_settlement *settlement) {
   int64_t token;
   struct job job;
   struct placement placement;
   if (settlement->status || !receipt_read(settlement, &token)) return;
+  if (ack_plain(db, settlement, token)) return;
   if (lease_hold(db, settlement, token, &job, &placement)) {
     if (settlement->action == DIBS_EXTEND) {
       extend_run(db, settlement, &placement);

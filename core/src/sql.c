@@ -262,6 +262,11 @@ dibs_payload sql_column_payload(dibs_db *db, sqlite3_stmt *statement,
   return payload;
 }
 
+int64_t sql_changes(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  return db->status ? 0 : sqlite3_changes(db->sqlite);
+}
+
 int64_t sql_column_count(dibs_db *db, sqlite3_stmt *statement, int column) {
   int64_t count = sql_column_int(db, statement, column);
   if (count < 0) return 0;

@@ -322,10 +322,11 @@
     " WHERE queue_id = ?1)")                                                   \
   X(READY_FIRST,                                                               \
     "SELECT r.id, r.priority, " HISTORY ", j.id, payload, name, headers,"      \
-    " key, created_at, max_attempts, lease, timeout, expires_at, unique_for"   \
+    " key, created_at, max_attempts, lease, timeout, expires_at,"              \
+    " unique_for, coalesce(keep, 0) = 0 AND key IS NULL"                       \
+    " AND unique_scope IS NULL AND expires_at IS NULL AND errors = 0"          \
     " FROM dibs_ready r"                                                       \
-    " LEFT"                                                                    \
-    " JOIN dibs_job j ON j.id = r.id"                                          \
+    " LEFT JOIN dibs_job j ON j.id = r.id"                                     \
     " WHERE r.queue_id = ?1"                                                   \
     " ORDER BY r.priority DESC, r.id LIMIT ?2")                                \
   X(READY_REMOVE_ABOVE,                                                        \
@@ -338,8 +339,8 @@
     " WHERE queue_id = ?1 AND priority = ?2 AND id <= ?3")                     \
   X(LEASED_ADD,                                                                \
     "INSERT INTO dibs_leased(id, queue_id, token, until, claimed_at, lease,"   \
-    " " HISTORY ", worker)"                                                    \
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")             \
+    " " HISTORY ", worker, plain)"                                             \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")        \
   X(CURSOR, "SELECT queue FROM dibs_cursor WHERE patterns = ?1")               \
   X(CURSOR_SET,                                                                \
     "INSERT INTO dibs_cursor(patterns, queue, at)"                             \
@@ -377,6 +378,9 @@
     " JOIN dibs_job j ON j.id = l.id"                                          \
     " WHERE l.id = ?1 AND token = ?2 AND until > ?3")                          \
   X(LEASED_REMOVE, "DELETE FROM dibs_leased WHERE id = ?1")                    \
+  X(LEASED_REMOVE_PLAIN,                                                       \
+    "DELETE FROM dibs_leased"                                                  \
+    " WHERE id = ?1 AND token = ?2 AND until > ?3 AND plain")                  \
   X(LEASED_EXTEND, "UPDATE dibs_leased SET until = ?2 WHERE id = ?1")          \
   /* look */                                                                   \
   X(GET,                                                                       \

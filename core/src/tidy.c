@@ -178,7 +178,7 @@ int64_t tidy_prune(dibs_db *db, int64_t limit) {
   ids_read(db, SQL_DONE_DUE, limit, &ids);
   for (int i = 0; i < ids.count && !db->status; i++) {
     sql_run(db, SQL_DONE_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
-    job_forget(db, ids.items[i]);
+    job_forget(db, ids.items[i], 1);
   }
   return ids.count;
 }
