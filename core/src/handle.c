@@ -21,6 +21,8 @@
 #include <unistd.h>
 
 #define SQLITE_OLDEST 3038000
+#define NAP_SHORTEST  30 /* microseconds */
+#define NAP_LONGEST   500
 #define LOOK_INTERVAL 50 /* ms between the looks of a call that waits */
 
 /* ------------------------------------------------------------------ errors */
@@ -234,11 +236,27 @@ static bool pragma_is(dibs_db *db, const char *pragma, const char *expected) {
   return comparison.equal;
 }
 
+/* Called by SQLite while another connection has the lock. Its own handler sleeps
+** by a table of up to 100 ms, and whoever sleeps so long hardly gets a turn
+** beside one that writes without pause; short random naps do better. After a
+** second the lock is held by something slow, which is asked for less often. */
+static int busy_wait(void *context, int count) {
+  dibs_db *db = context;
+  int64_t now = time_monotonic();
+  if (!count) db->busy_since = now;
+  int64_t waited = now - db->busy_since;
+  if (waited >= db->busy_timeout) return 0;
+  long longest = waited < 1000 ? NAP_LONGEST : NAP_LONGEST * 10;
+  long nap = count < 4 ? NAP_SHORTEST << count : longest;
+  nap = nap / 2 + (long)(random_next(db) % (uint64_t)nap);
+  struct timespec pause = {.tv_nsec = nap * 1000};
+  nanosleep(&pause, NULL);
+  return 1;
+}
+
 static void settings_apply(dibs_db *db, const dibs_open_options *options) {
   SQLITE_LIBRARY(db);
-  int timeout =
-      db->busy_timeout > 2147483647 ? 2147483647 : (int)db->busy_timeout;
-  sqlite3_busy_timeout(db->sqlite, timeout);
+  sqlite3_busy_handler(db->sqlite, busy_wait, db);
   sql_script(db, options->synchronous == DIBS_SYNCHRONOUS_NORMAL
                      ? "PRAGMA synchronous=NORMAL"
                      : "PRAGMA synchronous=FULL");

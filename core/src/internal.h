@@ -209,6 +209,7 @@ struct dibs_db {
   bool created;
   bool in_memory;
   int64_t busy_timeout;
+  int64_t busy_since; /* by the monotonic clock: the wait under way */
   int64_t max_payload;
   int64_t (*clock)(void *);
   void *clock_context;

@@ -344,6 +344,10 @@ static const struct rule {
      "         OR id NOT IN (SELECT id FROM dibs_job))"
      "      + (SELECT count(*) FROM dibs_job"
      "         WHERE id NOT IN (SELECT id FROM c))"},
+    {"a lease that is plain has nothing but the job's row",
+     "SELECT count(*) FROM dibs_leased l JOIN dibs_job j ON j.id = l.id"
+     " WHERE l.plain AND (l.errors OR coalesce(j.keep, 0) OR j.key IS NOT NULL"
+     "  OR j.unique_key IS NOT NULL OR j.expires_at IS NOT NULL)"},
     {"a stage out of time has no job",
      "SELECT count(*) FROM dibs_staged JOIN dibs_job USING (id) WHERE late"},
     {"a placement names the job's queue",
