@@ -304,7 +304,8 @@ static int64_t id_take(dibs_db *db, int64_t count) {
 struct enqueue {
   struct queue queue;
   struct job first; /* of the run; id 0: there is none */
-  int64_t last;
+  int64_t last;     /* of the run */
+  int64_t newest;   /* added last in this transaction: the highest id */
 };
 
 static void run_place(dibs_db *db, struct enqueue *enqueue) {
@@ -328,6 +329,7 @@ static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t from,
     first->priority = priority;
   }
   enqueue->last = to;
+  enqueue->newest = to;
   queue_claimable(db, enqueue->queue.id);
 }
 
@@ -365,7 +367,10 @@ static int64_t ten_add(dibs_db *db, struct enqueue *enqueue,
   values[2] = sql_int(db->now);
   for (int i = 0; i < TEN; i++) values[3 + i] = sql_payload(&jobs[i].payload);
   values[3 + TEN] = (struct sql_value){.type = SQL_END};
-  sql_run(db, SQL_JOB_ADD_TEN, values);
+  /* Behind the highest id SQLite finds the next ones by itself, and faster. */
+  sql_run(db,
+          enqueue->newest == id - 1 ? SQL_JOB_ADD_TEN_NEXT : SQL_JOB_ADD_TEN,
+          values);
   run_add(db, enqueue, id, id + TEN - 1, 0);
   return id;
 }
