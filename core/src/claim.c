@@ -16,7 +16,6 @@
 #include "internal.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -183,12 +182,18 @@ static int64_t lease_choose(const struct claim *claim, const dibs_job *job) {
   return job->lease == DIBS_UNSET ? DIBS_DEFAULT_LEASE : job->lease;
 }
 
+/* "ID:TOKEN", written from its end: snprintf() would be a seventh of what adding
+** a lease costs. */
 static const char *receipt_make(dibs_db *db, struct job_list *list, int64_t id,
                                 int64_t token) {
-  char receipt[48];
-  snprintf(receipt, sizeof receipt, "%lld:%016llx", (long long)id,
-           (unsigned long long)token);
-  return job_list_copy(db, list, receipt);
+  char receipt[48], *at = receipt + sizeof receipt;
+  uint64_t bits = (uint64_t)token;
+  *--at = 0;
+  for (int i = 0; i < 16; i++, bits >>= 4)
+    *--at = "0123456789abcdef"[bits & 15];
+  *--at = ':';
+  for (; id > 0; id /= 10) *--at = (char)('0' + id % 10);
+  return job_list_copy(db, list, at);
 }
 
 /* Fill in what the claim itself decides. */
