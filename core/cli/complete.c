@@ -196,6 +196,14 @@ static void print_walk(void) {
          "}\n\n");
 }
 
+/* The words of a case that mean a command: "dead list" is "dead" too. */
+static void print_case_words(const char *name) {
+  const char *space = strchr(name, ' ');
+  printf("    \"%s\"", name);
+  if (space && strcmp(space, " list") == 0)
+    printf(" | %.*s", (int)(space - name), name);
+}
+
 /* ------------------------------------------------------------------------ */
 /* bash                                                                     */
 /* ------------------------------------------------------------------------ */
@@ -209,10 +217,7 @@ static void bash_options(void) {
   printf("_dibs_options() {\n  case $1 in\n");
   for (size_t i = 0; i < commands_count; i++) {
     const struct command *command = &commands_table[i];
-    const char *space = strchr(command->name, ' ');
-    printf("    \"%s\"", command->name);
-    if (space && strcmp(space, " list") == 0)
-      printf(" | %.*s", (int)(space - command->name), command->name);
+    print_case_words(command->name);
     printf(") found=\"");
     bash_option_list(command->options);
     printf("\" ;;\n");
@@ -302,10 +307,7 @@ static void zsh_options(void) {
   printf("_dibs_options() {\n  case $1 in\n");
   for (size_t i = 0; i < commands_count; i++) {
     const struct command *command = &commands_table[i];
-    const char *space = strchr(command->name, ' ');
-    printf("    \"%s\"", command->name);
-    if (space && strcmp(space, " list") == 0)
-      printf(" | %.*s", (int)(space - command->name), command->name);
+    print_case_words(command->name);
     printf(") described=(");
     zsh_option_list(command->options);
     printf(") ;;\n");

@@ -100,11 +100,7 @@ struct batch {
 static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
   ready->id = sql_column_int(db, row, 0);
   ready->priority = sql_column_int(db, row, 1);
-  ready->history.due_at = sql_column_time(db, row, 2);
-  ready->history.attempt = sql_column_count(db, row, 3);
-  ready->history.crashes = sql_column_count(db, row, 4);
-  ready->history.lapses = sql_column_count(db, row, 5);
-  ready->history.errors = sql_column_count(db, row, 6);
+  history_read(db, row, 2, &ready->history);
   ready->orphan = sql_column_int(db, row, 7) == DIBS_UNSET;
   ready->unique_for = sql_column_int(db, row, 17);
   ready->plain = sql_column_int(db, row, 18) == 1;

@@ -452,6 +452,10 @@ void queue_ids(dibs_db *db, struct patterns patterns, struct text *ids);
 /* Read a job's row. False when there is none. */
 bool job_read(dibs_db *db, int64_t id, struct job *job);
 
+/* Read what travels from five columns, in the order of HISTORY. */
+void history_read(dibs_db *db, sqlite3_stmt *row, int column,
+                  struct history *history);
+
 /* Find a job's placement; state 0 when there is no such job. */
 void placement_find(dibs_db *db, const struct job *job,
                     struct placement *placement);

@@ -88,8 +88,8 @@ void queue_ids(dibs_db *db, struct patterns patterns, struct text *ids) {
 
 /* -------------------------------------------------------------- placements */
 
-static void history_read(dibs_db *db, sqlite3_stmt *row, int column,
-                         struct history *history) {
+void history_read(dibs_db *db, sqlite3_stmt *row, int column,
+                  struct history *history) {
   history->due_at = sql_column_time(db, row, column);
   history->attempt = sql_column_count(db, row, column + 1);
   history->crashes = sql_column_count(db, row, column + 2);
@@ -105,6 +105,16 @@ static char *column_copy(dibs_db *db, sqlite3_stmt *row, int column) {
   return copy;
 }
 
+/* The columns until, claimed_at, worker, progress, progress_text. */
+static void details_read(dibs_db *db, sqlite3_stmt *row, int column,
+                         struct placement *placement) {
+  placement->until = sql_column_time(db, row, column);
+  placement->claimed_at = sql_column_time(db, row, column + 1);
+  placement->worker = column_copy(db, row, column + 2);
+  placement->progress = sql_column_real(db, row, column + 3);
+  placement->progress_text = column_copy(db, row, column + 4);
+}
+
 void placement_find(dibs_db *db, const struct job *job,
                     struct placement *placement) {
   *placement = (struct placement){.progress = (double)NAN};
@@ -116,11 +126,7 @@ void placement_find(dibs_db *db, const struct job *job,
   placement->state = (int)sql_column_int(db, row, 0);
   history_read(db, row, 1, &placement->history);
   placement->token = sql_column_int(db, row, 6);
-  placement->until = sql_column_time(db, row, 7);
-  placement->claimed_at = sql_column_time(db, row, 8);
-  placement->worker = column_copy(db, row, 9);
-  placement->progress = sql_column_real(db, row, 10);
-  placement->progress_text = column_copy(db, row, 11);
+  details_read(db, row, 7, placement);
   sql_reset(db, row);
 }
 
@@ -260,11 +266,7 @@ bool lease_read(dibs_db *db, int64_t id, int64_t token, struct job *job,
       db, SQL_LEASED, SQL_ARGS(sql_int(id), sql_int(token), sql_int(db->now)));
   if (!row) return false;
   history_read(db, row, 0, &placement->history);
-  placement->until = sql_column_time(db, row, 5);
-  placement->claimed_at = sql_column_time(db, row, 6);
-  placement->worker = column_copy(db, row, 7);
-  placement->progress = sql_column_real(db, row, 8);
-  placement->progress_text = column_copy(db, row, 9);
+  details_read(db, row, 5, placement);
   job->id = id;
   job_fill(db, row, 10, job);
   sql_reset(db, row);
