@@ -132,6 +132,8 @@ CREATE TABLE dibs_leased(
   errors INTEGER NOT NULL,
   plain INTEGER NOT NULL,  -- 1: besides its row the job has nothing to settle:
                            -- no key, unique key, expiry, keeping or errors
+  holder INTEGER,          -- of the process it ends with: > 0 an engine's, which
+                           -- extends it, < 0 a process's; NULL: by time only
   worker TEXT,
   progress REAL,
   progress_text TEXT

@@ -181,13 +181,22 @@ enum dibs_level {
   DIBS_LEVEL_ERROR = 2
 };
 
+enum dibs_wake {
+  DIBS_WAKE_AUTO = 0,    /* the best there is: signals through the sidecar file
+                         ** DATABASE-dibs, on Linux */
+  DIBS_WAKE_PORTABLE = 1 /* look whether the file has changed, often at first
+                         ** and ten times a second when idle; no sidecar. So does
+                         ** the environment's DIBS_WAKE=portable. */
+};
+
 /* Something that happened to a job without its holder asking for it, or that
 ** ended it. All pointers live for the call. */
 typedef struct dibs_log_event {
   int level; /* enum dibs_level */
   int reserved;
-  const char *event;   /* "lapsed": its lease ran out; "dead"; "expired";
-                       ** "late": its stage ran out; "created": the tables */
+  const char *event;   /* "lapsed": its lease ran out; "crashed": its worker's
+                       ** process died; "dead"; "expired"; "late": its stage
+                       ** ran out; "created": the tables */
   int64_t id;          /* of the job; 0: none */
   const char *queue;   /* NULL: none */
   const char *message; /* one sentence */
@@ -198,7 +207,7 @@ typedef struct dibs_open_options {
   int create;            /* enum dibs_create */
   int synchronous;       /* enum dibs_synchronous */
   int keep_journal_mode; /* nonzero: do not switch the file to WAL */
-  int reserved;          /* 0 */
+  int wake;              /* enum dibs_wake */
   int64_t busy_timeout;  /* ms to wait for another writer; DIBS_UNSET: 30 s */
   int64_t max_payload;   /* bytes; DIBS_UNSET: DIBS_PAYLOAD_MAX */
   int64_t (*clock)(void *); /* ms since 1970; NULL: the system's clock.
@@ -539,7 +548,9 @@ typedef struct dibs_claim_options {
   const char *worker; /* name to record; NULL: none */
   int in_order;       /* nonzero: exhaust the queues in the order given,
                       ** instead of taking turns */
-  int reserved;
+  int attached;       /* nonzero: this process works on the jobs. When it dies,
+                      ** they are given back at once; else, or without a
+                      ** sidecar, when the lease ends */
 } dibs_claim_options;
 
 #define DIBS_CLAIM_OPTIONS_INIT                                                \

@@ -26,7 +26,9 @@ struct claim {
   int64_t lease; /* DIBS_UNSET: the job's */
   const char *worker;
   bool in_order;
-  bool full; /* no more payload fits */
+  bool full;      /* no more payload fits */
+  int64_t holder; /* the leases end with it; DIBS_UNSET: by time only */
+  int64_t due;    /* when to look again after one that found nothing */
   struct job_list *list;
   const char *worker_copy; /* in the list, as are all jobs' strings */
   const char *queue;       /* of the batch under way */
@@ -222,8 +224,10 @@ static void lease_add(dibs_db *db, struct claim *claim,
                    sql_int(job->lease), sql_int(history->due_at),
                    sql_int(job->attempt), sql_int(history->crashes),
                    sql_int(history->lapses), sql_int(history->errors),
-                   sql_text(claim->worker), sql_int(ready->plain)));
+                   sql_text(claim->worker), sql_int(ready->plain),
+                   sql_int(claim->holder)));
   event_note(db, job->lease_until);
+  queue_due(db, queue->id, job->lease_until);
 }
 
 /* What the common case has nothing to do with: a unique key that is held only
@@ -272,6 +276,7 @@ static void batch_lease(dibs_db *db, struct claim *claim,
     if (!ready->plain) extras_take(db, claim, ready, &job);
     list->jobs[to++] = job;
   }
+  queue_taken(db, queue, (int64_t)(to - batch->start));
   list->list.count = to;
 }
 
@@ -388,10 +393,12 @@ static bool queue_look(dibs_db *db, const char *name) {
   return sql_get(db, SQL_HAS_READY, SQL_ARGS(sql_text(name)), 0) != 0;
 }
 
-/* Whether there is anything for a claim to do. */
-static bool claim_look(dibs_db *db, struct patterns patterns) {
+/* Whether there is anything for a claim to do; if not, `due` is when there will
+** be, at the latest. */
+static bool claim_look(dibs_db *db, struct patterns patterns, int64_t *due) {
   char after[KEY_SIZE] = "", name[KEY_SIZE];
-  if (tidy_next(db) <= db->now) return true;
+  *due = tidy_next(db);
+  if (*due <= db->now) return true;
   if (patterns_are_one(patterns)) return queue_look(db, patterns.items[0]);
   while (queue_next(db, patterns, after, name)) {
     if (queue_look(db, name)) return true;
@@ -402,15 +409,25 @@ static bool claim_look(dibs_db *db, struct patterns patterns) {
 
 /* ---------------------------------------------------------------- claiming */
 
-static void claim_once(dibs_db *db, struct claim *claim) {
-  db->now = dibs_now(db);
-  if (!db->eager && !claim_look(db, claim->patterns)) return;
-  if (db->status) return;
+static void claim_write(dibs_db *db, struct claim *claim) {
   sql_begin_write(db);
   tidy(db, claim->patterns);
   claim_take(db, claim);
   sql_end(db);
   db->eager = claim->list->list.count && !db->status;
+}
+
+/* A look that promised something may be followed by a claim that finds nothing:
+** another was faster, or there was something else to do first. */
+static void claim_once(dibs_db *db, struct claim *claim) {
+  db->now = dibs_now(db);
+  duties(db);
+  if (db->eager) claim_write(db, claim);
+  if (claim->list->list.count || db->status) return;
+  if (!claim_look(db, claim->patterns, &claim->due)) return;
+  if (db->status) return;
+  claim_write(db, claim);
+  claim->due = db->now + 1;
 }
 
 static void claim_check(dibs_db *db, const dibs_claim_options *options) {
@@ -432,15 +449,35 @@ static void claim_check(dibs_db *db, const dibs_claim_options *options) {
                 name_problem(options->worker));
 }
 
+static void claim_wait(dibs_db *db, struct claim *claim, int64_t wait) {
+  struct handle_wait waiting;
+  handle_wait_start(db, &waiting, wait, claim->patterns.items,
+                    claim->patterns.count, 0);
+  do {
+    handle_wait_look(db, &waiting);
+    claim_once(db, claim);
+  } while (!db->status && !claim->list->list.count &&
+           handle_wait(db, &waiting, claim->due));
+  handle_wait_end(db, &waiting);
+}
+
 static void claim_run(dibs_db *db, struct claim *claim, int64_t wait) {
-  int64_t deadline = handle_deadline(wait);
-  do claim_once(db, claim);
-  while (!db->status && !claim->list->list.count && handle_wait(db, deadline));
+  claim_once(db, claim);
+  if (!claim->list->list.count && !db->status && wait != DIBS_UNSET && wait)
+    claim_wait(db, claim, wait);
   if (!claim->list->list.count)
     handle_fail(db, DIBS_EMPTY,
                 wait == DIBS_UNSET || !wait
                     ? "there is nothing to claim"
                     : "nothing to claim came within the wait");
+}
+
+/* The holder of the leases, if they are to end with the process. */
+static int64_t holder_of(dibs_db *db, const dibs_claim_options *options) {
+  int64_t holder = options->attached ? sidecar_hold(db->sidecar) : 0;
+  if (!holder) return DIBS_UNSET;
+  atomic_store(&db->sidecar->attached, true);
+  return -holder;
 }
 
 int dibs_claim(dibs_db *db, const char *const *queues, size_t count,
@@ -460,6 +497,7 @@ int dibs_claim(dibs_db *db, const char *const *queues, size_t count,
     claim.worker = options->worker;
     claim.worker_copy = job_list_copy(db, claim.list, options->worker);
     claim.in_order = options->in_order != 0;
+    claim.holder = holder_of(db, options);
     claim_run(db, &claim, options->wait);
   }
   job_list_give(db, claim.list, jobs);

@@ -330,7 +330,7 @@ static void run_add(dibs_db *db, struct enqueue *enqueue, int64_t from,
   }
   enqueue->last = to;
   enqueue->newest = to;
-  queue_claimable(db, enqueue->queue.id);
+  queue_claimable(db, enqueue->queue.id, to - from + 1);
 }
 
 /* A job of which nothing was said but its queue and payload. */

@@ -23,7 +23,10 @@
 #define SQLITE_OLDEST 3038000
 #define NAP_SHORTEST  30 /* microseconds */
 #define NAP_LONGEST   500
-#define LOOK_INTERVAL 50 /* ms between the looks of a call that waits */
+#define LOOK_SHORTEST 1   /* ms between looks without a sidecar */
+#define LOOK_LONGEST  100 /* ms */
+#define DRIVEN        50  /* ms between looks when a test drives the clock */
+#define TIMER_GRACE   20  /* ms for the waiter that took on a due time */
 
 /* ------------------------------------------------------------------ errors */
 
@@ -109,26 +112,102 @@ const char *dibs_sqlite_version(const dibs_db *db) {
   return sqlite3_libversion();
 }
 
-int64_t handle_deadline(int64_t wait) {
+/* ----------------------------------------------------------------- waiting */
+
+static int64_t deadline_of(int64_t wait) {
   if (wait == DIBS_UNSET) wait = 0;
   int64_t now = time_monotonic();
   return wait > DIBS_FOREVER - now ? DIBS_FOREVER : now + wait;
 }
 
-bool handle_wait(dibs_db *db, int64_t deadline) {
-  int64_t left = deadline - time_monotonic();
-  if (left <= 0) return false;
-  if (atomic_exchange(&db->interrupted, false)) {
-    handle_fail(db, DIBS_INTERRUPTED, "the wait was interrupted");
-    return false;
-  }
-  if (left > LOOK_INTERVAL) left = LOOK_INTERVAL;
-  struct timespec pause = {.tv_nsec = (long)left * 1000000};
-  pthread_mutex_unlock(&db->mutex);
+void handle_wait_start(dibs_db *db, struct handle_wait *waiting, int64_t wait,
+                       const char *const *patterns, size_t count,
+                       uint32_t mask) {
+  *waiting =
+      (struct handle_wait){.deadline = deadline_of(wait), .nap = LOOK_SHORTEST};
+  wait_start(&waiting->wait, db->sidecar, patterns, count, mask);
+  monitor_start(db->sidecar);
+}
+
+void handle_wait_end(dibs_db *db, struct handle_wait *waiting) {
+  wait_end(&waiting->wait, waiting->unheeded || db->status);
+}
+
+void handle_wait_look(dibs_db *db, struct handle_wait *waiting) {
+  waiting->unheeded = false;
+  wait_look(&waiting->wait);
+  if (db->sidecar) return;
+  waiting->version = sql_get(db, SQL_DATA_VERSION, SQL_NONE, 0);
+  waiting->commits = db->commits;
+}
+
+static void nap(int64_t milliseconds) {
+  struct timespec pause = {.tv_sec = (time_t)(milliseconds / 1000),
+                           .tv_nsec = (long)(milliseconds % 1000) * 1000000};
   nanosleep(&pause, NULL);
+}
+
+/* How long to sleep at most, in ms. */
+static int64_t sleep_length(dibs_db *db, const struct handle_wait *waiting,
+                            int64_t due) {
+  int64_t left = waiting->deadline - time_monotonic();
+  int64_t ahead = due == DIBS_FOREVER ? FALLBACK : due - dibs_now(db);
+  if (db->clock && ahead > DRIVEN) ahead = DRIVEN;
+  if (left > FALLBACK) left = FALLBACK;
+  if (left > ahead) left = ahead;
+  return left > 0 ? left : 0;
+}
+
+/* Where nobody wakes: until the file or the handle has changed. Short naps
+** behind a change, longer ones when there was none for some time. */
+static void sleep_polling(dibs_db *db, struct handle_wait *waiting,
+                          int64_t length) {
+  int64_t end = time_monotonic() + length;
+  bool same = true;
+  while (same && !atomic_load(&db->interrupted)) {
+    int64_t left = end - time_monotonic();
+    if (left <= 0) return;
+    pthread_mutex_unlock(&db->mutex);
+    nap(left < waiting->nap ? left : waiting->nap);
+    pthread_mutex_lock(&db->mutex);
+    handle_clear(db);
+    waiting->nap *= 2;
+    if (waiting->nap > LOOK_LONGEST) waiting->nap = LOOK_LONGEST;
+    same = waiting->commits == db->commits &&
+           waiting->version == sql_get(db, SQL_DATA_VERSION, SQL_NONE, 0);
+  }
+  waiting->nap = LOOK_SHORTEST;
+}
+
+/* Until somebody wakes. When something falls due, one of those who sleep until
+** then takes it on, and the others give it a moment. */
+static void sleep_signalled(dibs_db *db, struct handle_wait *waiting,
+                            int64_t length, int64_t due) {
+  pthread_mutex_unlock(&db->mutex);
+  waiting->unheeded = wait_sleep(&waiting->wait, length);
+  if (!waiting->unheeded && due <= dibs_now(db) &&
+      !wake_timer(db->sidecar, due))
+    waiting->unheeded = wait_sleep(&waiting->wait, TIMER_GRACE);
+  if (!waiting->unheeded && length == FALLBACK) {
+    sidecar_follow(db->sidecar);
+    monitor_start(db->sidecar);
+  }
   pthread_mutex_lock(&db->mutex);
   handle_clear(db); /* of what another thread's call may have left */
-  return true;
+}
+
+bool handle_wait(dibs_db *db, struct handle_wait *waiting, int64_t due) {
+  if (waiting->deadline <= time_monotonic()) return false;
+  if (!atomic_load(&db->interrupted)) {
+    int64_t length = sleep_length(db, waiting, due);
+    if (db->sidecar)
+      sleep_signalled(db, waiting, length, due);
+    else
+      sleep_polling(db, waiting, length);
+  }
+  if (!atomic_exchange(&db->interrupted, false)) return true;
+  handle_fail(db, DIBS_INTERRUPTED, "the wait was interrupted");
+  return false;
 }
 
 int handle_library(const dibs_db *db) {
@@ -137,7 +216,9 @@ int handle_library(const dibs_db *db) {
 }
 
 void dibs_interrupt(dibs_db *db) {
-  if (db) atomic_store(&db->interrupted, true);
+  if (!db) return;
+  atomic_store(&db->interrupted, true);
+  wake_everyone(db->sidecar);
 }
 
 /* splitmix64 (Steele, Lea, Flood 2014): a bijection of a counter, so that one
@@ -239,7 +320,8 @@ static bool pragma_is(dibs_db *db, const char *pragma, const char *expected) {
 /* Called by SQLite while another connection has the lock. Its own handler sleeps
 ** by a table of up to 100 ms, and whoever sleeps so long hardly gets a turn
 ** beside one that writes without pause; short random naps do better. After a
-** second the lock is held by something slow, which is asked for less often. */
+** second the lock is held by something slow, which is asked for less often.
+** With a sidecar the end of another's transaction ends the nap. */
 static int busy_wait(void *context, int count) {
   dibs_db *db = context;
   int64_t now = time_monotonic();
@@ -247,9 +329,9 @@ static int busy_wait(void *context, int count) {
   int64_t waited = now - db->busy_since;
   if (waited >= db->busy_timeout) return 0;
   long longest = waited < 1000 ? NAP_LONGEST : NAP_LONGEST * 10;
-  long nap = count < 4 ? NAP_SHORTEST << count : longest;
-  nap = nap / 2 + (long)(random_next(db) % (uint64_t)nap);
-  struct timespec pause = {.tv_nsec = nap * 1000};
+  long length = count < 4 ? NAP_SHORTEST << count : longest;
+  length = length / 2 + (long)(random_next(db) % (uint64_t)length);
+  struct timespec pause = {.tv_nsec = length * 1000};
   nanosleep(&pause, NULL);
   return 1;
 }
@@ -270,6 +352,22 @@ static void journal_apply(dibs_db *db, const dibs_open_options *options) {
   if (pragma_is(db, "PRAGMA journal_mode", "wal")) return;
   if (db->status || sqlite3_db_readonly(db->sqlite, "main") == 1) return;
   pragma_is(db, "PRAGMA journal_mode=WAL", "wal");
+}
+
+/* Without one waiting polls, which is slower and no less right. */
+static void sidecar_apply(dibs_db *db, const dibs_open_options *options) {
+  SQLITE_LIBRARY(db);
+  const char *wake = getenv("DIBS_WAKE");
+  if (options->wake == DIBS_WAKE_PORTABLE ||
+      (wake && !strcmp(wake, "portable")))
+    return;
+  if (!db->in_memory) {
+    db->sidecar = sidecar_open(sqlite3_db_filename(db->sqlite, "main"), false);
+    return;
+  }
+  char name[64];
+  snprintf(name, sizeof name, ":memory:%p", (void *)db);
+  db->sidecar = sidecar_open(name, true);
 }
 
 static void library_check(dibs_db *db) {
@@ -302,6 +400,10 @@ static void open_options_check(dibs_db *db, const dibs_open_options *options) {
                 "synchronous is %d: give one of enum "
                 "dibs_synchronous",
                 options->synchronous);
+  else if (options->wake != DIBS_WAKE_AUTO &&
+           options->wake != DIBS_WAKE_PORTABLE)
+    handle_fail(db, DIBS_INVALID, "wake is %d: give one of enum dibs_wake",
+                options->wake);
   else if (options->busy_timeout != DIBS_UNSET && options->busy_timeout < 0)
     handle_fail(db, DIBS_INVALID,
                 "busy_timeout is negative: give 0 ms or more");
@@ -332,6 +434,7 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (getrandom(&db->random, sizeof db->random, 0) != sizeof db->random)
     db->random = (uint64_t)time_now() ^ (uint64_t)db->pid << 32;
   if (!db->status) connection_open(db, options->create);
+  if (!db->status) sidecar_apply(db, options);
   if (!db->status) sql_prepare(db);
   if (!db->status) settings_apply(db, options);
   db->now = dibs_now(db);
@@ -346,6 +449,8 @@ static void connection_close(dibs_db *db) {
   sql_finalize(db);
   sqlite3_close_v2(db->sqlite);
   db->sqlite = NULL;
+  sidecar_close(db->sidecar);
+  db->sidecar = NULL;
 }
 
 int dibs_open(const char *path, const dibs_open_options *options,

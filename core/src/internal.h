@@ -8,12 +8,16 @@
 **     time      durations and times
 **     json      walking through valid JSON, writing JSON
 **     provider  the SQLite library in use
+**     sidecar   the file that the processes of a database share
+**     monitor   a thread that sees other processes die and write
+**     wake      signals and waiting
 **     sql       every SQLite call: statements, transactions, error mapping
 **     handle    the frame of each public operation
 **     log       telling the host what happened
 **     pattern   queue patterns
 **     schema    making, checking and migrating the tables
 **     place     where jobs are: queues, placements, lanes, unique keys, ends
+**     reclaim   jobs whose holders died
 **     tidy      what time alone brings about, in bounded steps
 **     job       jobs as they are read
 **
@@ -165,6 +169,205 @@ void json_quote(struct text *text, const char *data, size_t size);
 ** when it cannot be had. */
 const struct sqlite3_api_routines *provider_linked(void);
 
+/* ----------------------------------------------------------------- sidecar */
+
+#define SLOT_COUNT    512
+#define CHANNEL_COUNT 32
+
+/* A process (sidecar.c). Numbers that do not change while the slot is taken
+** are written before `holder`. */
+struct slot {
+  _Atomic uint64_t holder; /* random; 0: the slot is free */
+  _Atomic uint32_t pid;
+  _Atomic uint32_t waiters;   /* its part of the board's */
+  _Atomic uint64_t namespace; /* inode of its pid namespace */
+  _Atomic uint64_t started;   /* ticks since boot, as in proc(5) stat */
+  _Atomic uint64_t beat;      /* ms since boot; 0: no engine */
+  uint64_t reserved[3];
+};
+
+/* Who waits on a channel (wake.c). Times are seconds since boot. */
+struct channel {
+  _Atomic uint32_t sign;     /* of the patterns that are waited for; 0: none */
+  _Atomic uint32_t sign_at;  /* when that was last announced */
+  _Atomic uint32_t mixed_at; /* when other patterns were last announced */
+  uint32_t reserved;
+};
+
+enum duty {
+  DUTY_DEAD = 1,   /* a process died: probe the slots */
+  DUTY_FOREIGN = 2 /* somebody without dibs may have written */
+};
+
+/* The map. */
+struct board {
+  char magic[8];
+  uint32_t version;
+  uint32_t slot_count;
+  char pad_a[48];
+  _Atomic uint32_t seq;
+  char pad_b[60];
+  _Atomic uint32_t waiters;
+  _Atomic uint32_t duty; /* of enum duty */
+  _Atomic uint64_t timer;
+  _Atomic uint64_t probed;
+  char pad_c[40];
+  _Atomic uint32_t turn;
+  _Atomic uint32_t queued;
+  char pad_d[56];
+  _Atomic uint64_t signals;
+  _Atomic uint64_t wakes;
+  _Atomic uint64_t writes;
+  char pad_e[232];
+  struct channel channels[CHANNEL_COUNT];
+  char pad_f[3072];
+  struct slot slots[SLOT_COUNT];
+};
+
+/* A database's sidecar in this process, shared by its handles. */
+struct sidecar {
+  struct sidecar *next;
+  char *name;     /* of the file */
+  char *database; /* its path */
+  int references;
+  uint64_t namespace;    /* our own */
+  pthread_mutex_t mutex; /* for what follows */
+  _Atomic int fd;        /* -1: in memory */
+  dev_t device;
+  ino_t inode;
+  struct board *_Atomic board;
+  struct sidecar_old *old; /* maps before this one */
+  _Atomic int64_t holder;  /* our number; 0: none yet */
+  _Atomic int slot;        /* ours; -1: none */
+  atomic_bool attached;    /* leases have been held by it */
+  struct monitor *monitor; /* NULL: not running */
+};
+
+/* Milliseconds since the machine was started, the same for all processes. */
+int64_t time_since_boot(void);
+
+/* When a process was started, in ticks since boot; 0 when it is gone or a
+** zombie, -1 when that cannot be told. */
+int64_t process_started(pid_t pid);
+
+/* The sidecar of the database at that path. NULL when there is none to be had.
+** Every handle that has it closes it. */
+struct sidecar *sidecar_open(const char *database, bool in_memory);
+void sidecar_close(struct sidecar *sidecar);
+
+/* See whether the file's name still leads to it, and follow. */
+void sidecar_follow(struct sidecar *sidecar);
+
+/* Take a slot for this process, unless it has one. Gives the holder's number
+** for leases that end with the process; 0 when there is none to be had. */
+int64_t sidecar_hold(struct sidecar *sidecar);
+
+/* Our slot, or NULL. */
+struct slot *sidecar_slot(struct sidecar *sidecar);
+
+/* The engine's heart beats. */
+void sidecar_beat(struct sidecar *sidecar);
+
+/* Whether a holder is alive and its engine's heart has beaten within the
+** lease, by a clock that does not jump. */
+bool sidecar_holder_beats(struct sidecar *sidecar, int64_t holder,
+                          int64_t lease);
+
+/* Take a duty off the board. False when nobody put it there. */
+bool sidecar_duty_take(struct sidecar *sidecar, enum duty duty);
+
+/* Whether it is on us to probe the slots for dead holders now. */
+bool sidecar_probe_due(struct sidecar *sidecar);
+
+/* Find up to `most` dead holders. Once their leases have been given back, bury
+** them. */
+struct dead_holder {
+  int slot;
+  int64_t holder;
+};
+int sidecar_dead(struct sidecar *sidecar, struct dead_holder *dead, int most);
+void sidecar_bury(struct sidecar *sidecar, const struct dead_holder *dead);
+
+/* A part that only one process plays at a time, until it drops it or dies. */
+bool sidecar_role_take(struct sidecar *sidecar, int role);
+void sidecar_role_drop(struct sidecar *sidecar, int role);
+
+/* ----------------------------------------------------------------- monitor */
+
+/* Start the process's monitor if it has none and one of the parts is free. */
+void monitor_start(struct sidecar *sidecar);
+void monitor_stop(struct sidecar *sidecar);
+
+/* In a forked child: let go of what the parent's monitor has open. */
+void monitor_forked(struct sidecar *sidecar);
+
+/* -------------------------------------------------------------------- wake */
+
+/* What a transaction has to tell once it is committed. Start with all 0. */
+struct wakes {
+  uint32_t mask; /* channels; 0: nothing */
+  uint32_t all;  /* those of them on which everybody is to wake */
+  uint16_t counts[CHANNEL_COUNT]; /* how many are to wake on the others */
+};
+
+/* Channels besides those of queues. */
+#define CHANNEL_QUEUES 28 /* the first so many */
+#define CHANNEL_EVENT  28 /* a job was cancelled */
+#define CHANNEL_ENDED  29 /* a job ended */
+#define CHANNEL_DUTY   30 /* look after board->duty */
+#define CHANNEL_STOP   31 /* somebody's wait is interrupted */
+
+/* The channel of a queue. */
+int wake_channel(const char *queue);
+
+/* Note that `count` waiters on a channel are to wake, or all. */
+void wake_note(struct wakes *wakes, int channel, int count);
+void wake_note_all(struct wakes *wakes, int channel);
+
+/* So many fewer need to wake. */
+void wake_unnote(struct wakes *wakes, int channel, int64_t count);
+
+/* Tell. What was noted is forgotten. */
+void wake_send(struct sidecar *sidecar, struct wakes *wakes);
+
+/* Somebody who waits. */
+struct wait {
+  struct sidecar *sidecar;
+  struct board *board;
+  uint32_t mask;      /* channels waited on */
+  uint32_t sign;      /* of the patterns */
+  uint32_t seen;      /* seq before the last look */
+  uint32_t announced; /* when, in seconds since boot */
+  bool counted;       /* among the waiters */
+};
+
+/* Wait for the queues that match the patterns (`count` 0: none), and for the
+** channels of `mask`. Then, again and again: wait_look(), look, wait_sleep(). */
+void wait_start(struct wait *wait, struct sidecar *sidecar,
+                const char *const *patterns, size_t count, uint32_t mask);
+void wait_look(struct wait *wait);
+
+/* Sleep until a signal that came after wait_look(), at most so many ms. True
+** when a signal ended it. */
+bool wait_sleep(struct wait *wait, int64_t milliseconds);
+
+/* The wait is over. `unheeded`: a signal may have been received, but was not
+** followed by a look that succeeded: it is passed on. */
+void wait_end(struct wait *wait, bool unheeded);
+
+/* Make everyone who waits look, as an interrupt does. Safe in a signal
+** handler. */
+void wake_everyone(struct sidecar *sidecar);
+
+/* Take on a due time: false when another waiter has done so. */
+bool wake_timer(struct sidecar *sidecar, int64_t due);
+
+/* Turns of writing: the number to give to turn_wait(); sleep until a
+** transaction has ended since; tell that one has. */
+uint32_t turn_see(struct sidecar *sidecar);
+void turn_wait(struct sidecar *sidecar, uint32_t seen, int64_t microseconds);
+void turn_end(struct sidecar *sidecar);
+
 /* --------------------------------------------------------------------- sql */
 
 #define SQL_ENUM(name, text) SQL_##name,
@@ -208,8 +411,12 @@ struct dibs_db {
   int schema;                          /* version; 0: not open */
   bool created;
   bool in_memory;
+  struct sidecar *sidecar; /* NULL: there is none; waiting polls */
+  struct wakes wakes;      /* of the transaction under way */
+  int64_t commits;         /* write transactions committed */
   int64_t busy_timeout;
   int64_t busy_since; /* by the monotonic clock: the wait under way */
+  uint32_t busy_turn; /* turns of writing that had ended then */
   int64_t max_payload;
   int64_t (*clock)(void *);
   void *clock_context;
@@ -333,13 +540,34 @@ void handle_clear(dibs_db *db);
 /* 64 random bits. */
 uint64_t random_next(dibs_db *db);
 
-/* When a wait of so many ms from now ends, by the monotonic clock. DIBS_UNSET
-** is no wait. */
-int64_t handle_deadline(int64_t wait);
+/* A call that waits: handle_wait_start(), and then, again and again,
+** handle_wait_look(), a look at the database, and handle_wait(), until that
+** gives false or the look found something; at last handle_wait_end(). */
+struct handle_wait {
+  struct wait wait;
+  int64_t deadline; /* by the monotonic clock */
+  int64_t version;  /* without a sidecar: of the file, at the last look */
+  int64_t commits;  /* the same of the handle */
+  int64_t nap;      /* ms: without a sidecar, how long to sleep */
+  bool unheeded;    /* there was a signal, and no look since */
+};
 
-/* Let others use the handle for a moment. False when the wait must end: its
-** time is over, or it was interrupted, which sets the error. */
-bool handle_wait(dibs_db *db, int64_t deadline);
+/* For `wait` ms (DIBS_FOREVER), for the queues that match, and for the
+** channels of `mask`. */
+void handle_wait_start(dibs_db *db, struct handle_wait *waiting, int64_t wait,
+                       const char *const *patterns, size_t count,
+                       uint32_t mask);
+void handle_wait_look(dibs_db *db, struct handle_wait *waiting);
+
+/* Let others use the handle until there may be something new; `due` is when
+** something will be by the handle's clock, DIBS_FOREVER for never. False when
+** the wait must end: its time is over, or it was interrupted, which sets the
+** error. */
+bool handle_wait(dibs_db *db, struct handle_wait *waiting, int64_t due);
+void handle_wait_end(dibs_db *db, struct handle_wait *waiting);
+
+/* A waiter looks at the latest after so many ms. */
+#define FALLBACK 1000
 
 /* --------------------------------------------------------------------- log */
 
@@ -406,6 +634,7 @@ struct job {
   int64_t priority;
   int64_t expires_at;
   int64_t max_attempts;
+  int64_t max_crashes;
   int64_t backoff;
   int64_t backoff_cap;
   int64_t keep;
@@ -436,8 +665,9 @@ void queue_find(dibs_db *db, const char *name, struct queue *queue);
 /* The same, made when there is none. */
 void queue_need(dibs_db *db, const char *name, struct queue *queue);
 
-/* The queue has ready rows: mark it, unless it is paused. */
-void queue_claimable(dibs_db *db, int64_t queue_id);
+/* The queue has so many new ready rows: mark it, unless it is paused, and tell
+** those who wait once this is committed. */
+void queue_claimable(dibs_db *db, int64_t queue_id, int64_t count);
 
 /* A claim found none: take the mark away. */
 void queue_empty(dibs_db *db, int64_t queue_id);
@@ -526,6 +756,13 @@ int64_t id_next(dibs_db *db);
 void job_remove(dibs_db *db, const struct job *job,
                 const struct placement *placement);
 
+/* Something of a queue will happen at that time. Those who wait will see to it
+** by themselves if it is far enough; else tell them. */
+void queue_due(dibs_db *db, int64_t queue_id, int64_t at);
+
+/* A claim took so many of a queue's ready rows: they need not be told of. */
+void queue_taken(dibs_db *db, const struct queue *queue, int64_t count);
+
 /* Move up to `limit` due jobs of a queue from scheduled to ready. */
 void queue_promote(dibs_db *db, int64_t queue_id, int64_t limit);
 
@@ -538,6 +775,18 @@ int64_t job_backoff(dibs_db *db, const struct job *job, int64_t attempt);
 
 /* Whether that was the last attempt. */
 bool job_is_final(const struct job *job, int64_t attempt);
+
+/* ----------------------------------------------------------------- reclaim */
+
+/* What a claim or a wait looks after besides its own business, if it is on it:
+** give back what the dead held; tell those who wait of what was written without
+** dibs. Outside of a transaction. */
+void duties(dibs_db *db);
+
+/* Within a write transaction: give a running job back whose lease ran out, or,
+** with `crashed`, whose holder died. */
+void attempt_lapse(dibs_db *db, const struct job *job,
+                   struct placement *placement, bool crashed);
 
 /* -------------------------------------------------------------------- tidy */
 

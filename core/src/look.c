@@ -271,10 +271,15 @@ int dibs_join(dibs_db *db, const char *const *queues, size_t count,
   struct patterns patterns = pattern_or_default(db, queues, count);
   if (timeout < 0 && timeout != DIBS_UNSET)
     handle_fail(db, DIBS_INVALID, "timeout is negative: give 0 ms or more");
-  int64_t deadline = handle_deadline(timeout);
-  while (!db->status) {
-    found = unfinished_look(db, patterns);
-    if (!found || !handle_wait(db, deadline)) break;
+  if (!db->status) {
+    struct handle_wait waiting;
+    handle_wait_start(db, &waiting, timeout, NULL, 0, 1u << CHANNEL_ENDED);
+    do {
+      handle_wait_look(db, &waiting);
+      duties(db);
+      found = unfinished_look(db, patterns);
+    } while (found && !db->status && handle_wait(db, &waiting, DIBS_FOREVER));
+    handle_wait_end(db, &waiting);
   }
   if (found)
     handle_fail(db, DIBS_EMPTY,

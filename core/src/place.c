@@ -41,12 +41,38 @@ void queue_need(dibs_db *db, const char *name, struct queue *queue) {
   queue_find(db, name, queue);
 }
 
-void queue_claimable(dibs_db *db, int64_t queue_id) {
+/* The channel on which its waiters sleep. */
+static int queue_channel(dibs_db *db, int64_t queue_id) {
+  char name[KEY_SIZE] = "";
+  if (db->cache.queue.id == queue_id) return wake_channel(db->cache.queue.name);
+  sqlite3_stmt *row =
+      sql_first(db, SQL_QUEUE_NAME, SQL_ARGS(sql_int(queue_id)));
+  if (!row) return 0;
+  sql_column_key(db, row, 0, name);
+  sql_reset(db, row);
+  return wake_channel(name);
+}
+
+void queue_claimable(dibs_db *db, int64_t queue_id, int64_t count) {
   struct queue *cached = &db->cache.queue;
   bool known = cached->id == queue_id;
-  if (known && (cached->claimable || cached->paused)) return;
+  if (known && cached->paused) return;
+  if (count)
+    wake_note(&db->wakes, queue_channel(db, queue_id),
+              count < SLOT_COUNT ? (int)count : SLOT_COUNT);
+  if (known && cached->claimable) return;
   sql_run(db, SQL_QUEUE_CLAIMABLE, SQL_ARGS(sql_int(queue_id)));
   if (known) cached->claimable = true;
+}
+
+void queue_taken(dibs_db *db, const struct queue *queue, int64_t count) {
+  if (db->wakes.mask) wake_unnote(&db->wakes, wake_channel(queue->name), count);
+}
+
+/* Who waits looks at the times anew at each fallback interval. */
+void queue_due(dibs_db *db, int64_t queue_id, int64_t at) {
+  if (at - db->now <= FALLBACK + FALLBACK / 10)
+    wake_note_all(&db->wakes, queue_channel(db, queue_id));
 }
 
 void queue_empty(dibs_db *db, int64_t queue_id) {
@@ -160,7 +186,7 @@ static int ready_add(dibs_db *db, const struct job *job,
                    sql_int(job->id), sql_int(history->due_at),
                    sql_int(history->attempt), sql_int(history->crashes),
                    sql_int(history->lapses), sql_int(history->errors)));
-  queue_claimable(db, job->queue_id);
+  queue_claimable(db, job->queue_id, 1);
   return DIBS_READY;
 }
 
@@ -176,6 +202,7 @@ int place_waiting(dibs_db *db, const struct job *job,
   sql_run(db, SQL_QUEUE_DUE,
           SQL_ARGS(sql_int(job->queue_id), sql_int(history->due_at)));
   event_note(db, history->due_at);
+  queue_due(db, job->queue_id, history->due_at);
   return DIBS_SCHEDULED;
 }
 
@@ -224,9 +251,10 @@ void queue_promote(dibs_db *db, int64_t queue_id, int64_t limit) {
   const struct sql_value *values =
       SQL_ARGS(sql_int(queue_id), sql_int(db->now), sql_int(limit));
   sql_run(db, SQL_PROMOTE_ADD, values);
+  int64_t count = sql_changes(db);
   sql_run(db, SQL_PROMOTE_REMOVE, values);
   sql_run(db, SQL_PROMOTE_NEXT, SQL_ARGS(sql_int(queue_id), sql_int(db->now)));
-  queue_claimable(db, queue_id);
+  queue_claimable(db, queue_id, count);
 }
 
 /* -------------------------------------------------------------------- jobs */
@@ -239,6 +267,7 @@ static void job_fill(dibs_db *db, sqlite3_stmt *row, int column,
   job->priority = sql_column_int(db, row, column++);
   job->expires_at = sql_column_int(db, row, column++);
   job->max_attempts = sql_column_int(db, row, column++);
+  job->max_crashes = sql_column_int(db, row, column++);
   job->backoff = sql_column_int(db, row, column++);
   job->backoff_factor = sql_column_real(db, row, column++);
   job->backoff_cap = sql_column_int(db, row, column++);
@@ -405,6 +434,7 @@ static void unique_finish(dibs_db *db, const struct job *job) {
 /* Let go of the lane and the expiry of an unfinished job. Harmless when it has done so
 ** already, as a dead one has. */
 static void job_let_go(dibs_db *db, const struct job *job) {
+  wake_note_all(&db->wakes, CHANNEL_ENDED);
   lane_leave(db, job);
   if (job->expires_at != DIBS_UNSET)
     sql_run(db, SQL_EXPIRY_REMOVE,

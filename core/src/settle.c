@@ -235,6 +235,7 @@ static bool ack_plain(dibs_db *db, dibs_settlement *settlement, int64_t token) {
           SQL_ARGS(sql_int(settlement->id), sql_int(token), sql_int(db->now)));
   if (sql_changes(db) != 1) return false;
   job_forget(db, settlement->id, 0);
+  wake_note_all(&db->wakes, CHANNEL_ENDED);
   settlement->state = DIBS_DONE;
   return true;
 }

@@ -358,9 +358,13 @@ void sql_end(dibs_db *db) {
     rollback(db);
     cache_forget(db);
     log_forget(db);
+    db->wakes = (struct wakes){.mask = 0};
   } else if (db->writing) {
     db->cache.version = file_version(db);
+    db->commits++;
+    wake_send(db->sidecar, &db->wakes);
   }
+  if (db->writing) turn_end(db->sidecar);
   db->writing = false;
 }
 

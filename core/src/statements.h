@@ -13,7 +13,8 @@
 /* Of dibs_job j: struct job. */
 #define JOB_COLUMNS                                                            \
   "j.queue_id, j.created_at, j.priority, j.expires_at, j.max_attempts,"        \
-  " j.backoff, j.backoff_factor, j.backoff_cap, j.backoff_jitter, j.keep,"     \
+  " j.max_crashes, j.backoff, j.backoff_factor, j.backoff_cap, "               \
+  "j.backoff_jitter, j.keep,"                                                  \
   " j.unique_scope, j.unique_for, j.key, j.unique_key"
 
 /* Ids of a placement table for look.c and admin.c: above ?1, at most ?2, of the
@@ -43,6 +44,7 @@
   X(BEGIN_IMMEDIATE, "BEGIN IMMEDIATE")                                        \
   X(COMMIT, "COMMIT")                                                          \
   X(ROLLBACK, "ROLLBACK")                                                      \
+  X(DATA_VERSION, "PRAGMA data_version")                                       \
   /* schema */                                                                 \
   X(TABLES,                                                                    \
     "SELECT count(*), coalesce(sum(name GLOB 'dibs_*'), 0),"                   \
@@ -235,13 +237,23 @@
     "DELETE"                                                                   \
     " FROM dibs_expiry"                                                        \
     " WHERE expires_at <= ?1 AND id = ?2")                                     \
+  /* reclaim */                                                                \
+  X(LEASED_HELD,                                                               \
+    "SELECT id FROM dibs_leased WHERE holder IN (?1, -?1) LIMIT ?2")           \
+  X(QUEUES_READY,                                                              \
+    "SELECT name, (SELECT count(*)"                                            \
+    " FROM (SELECT 1"                                                          \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = q.id LIMIT 16)) AS ready"                               \
+    " FROM dibs_queue q"                                                       \
+    " WHERE claimable AND ready > 0 LIMIT 64")                                 \
   /* tidy */                                                                   \
   X(TIDY_NEXT,                                                                 \
     "SELECT min(" NEXT_EVENTS ","                                              \
     NEXT_OF("prune_at", "dibs_done WHERE prune_at IS NOT NULL") ","            \
     NEXT_OF("until", "dibs_unique WHERE finished") ")")                        \
   X(LEASED_LAPSED,                                                             \
-    "SELECT id"                                                                \
+    "SELECT id, holder, lease"                                                 \
     " FROM dibs_leased"                                                        \
     " WHERE until <= ?1"                                                       \
     " ORDER BY until, id LIMIT ?2")                                            \
@@ -343,8 +355,8 @@
     " WHERE queue_id = ?1 AND priority = ?2 AND id <= ?3")                     \
   X(LEASED_ADD,                                                                \
     "INSERT INTO dibs_leased(id, queue_id, token, until, claimed_at, lease,"   \
-    " " HISTORY ", worker, plain)"                                             \
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")        \
+    " " HISTORY ", worker, plain, holder)"                                     \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")   \
   X(CURSOR, "SELECT queue FROM dibs_cursor WHERE patterns = ?1")               \
   X(CURSOR_SET,                                                                \
     "INSERT INTO dibs_cursor(patterns, queue, at)"                             \

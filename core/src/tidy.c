@@ -7,9 +7,6 @@
 */
 #include "internal.h"
 
-#include <stdio.h>
-#include <string.h>
-
 #define TIDY_ROWS   TIDY_PROMOTED /* of one kind, per transaction */
 #define TIDY_QUEUES 8             /* whose due jobs are moved */
 #define LATE_MEMORY 86400000 /* ms that a stage out of time is remembered */
@@ -33,47 +30,50 @@ static void ids_read(dibs_db *db, enum sql sql, int64_t limit,
 
 /* ------------------------------------------------------------------ leases */
 
-static void lapse_note(dibs_db *db, const struct job *job,
-                       struct placement *placement) {
-  char text[128], lease[DURATION_SIZE];
-  duration_format(time_between(placement->claimed_at, placement->until), lease);
-  snprintf(text, sizeof text, "the lease ran out %s after the claim", lease);
-  error_add(db, job, placement, text);
-  log_job(db, DIBS_LEVEL_WARNING, "lapsed", job->id, job->queue_id,
-          "job %lld, attempt %lld: %s", (long long)job->id,
-          (long long)placement->history.attempt, text);
+/* A lease whose end has passed. */
+struct lapsed {
+  int64_t id;
+  int64_t holder; /* DIBS_UNSET: none */
+  int64_t lease;
+};
+
+/* An engine extends its leases. If it has not, though its heart beats, the
+** clock was set, or it cannot get at the file: nobody may have the job. */
+static bool lapsed_lives(dibs_db *db, const struct lapsed *lapsed) {
+  if (lapsed->holder <= 0) return false;
+  if (!sidecar_holder_beats(db->sidecar, lapsed->holder, lapsed->lease))
+    return false;
+  int64_t until = time_add(db->now, lapsed->lease);
+  sql_run(db, SQL_LEASED_EXTEND, SQL_ARGS(sql_int(lapsed->id), sql_int(until)));
+  event_note(db, until);
+  return true;
 }
 
-/* At once after the first lease that ran out, with its backoff after that. */
-static void lapse(dibs_db *db, const struct job *job,
-                  struct placement *placement) {
-  struct history *history = &placement->history;
-  placement_leave(db, job, placement);
-  lapse_note(db, job, placement);
-  if (job_is_final(job, history->attempt)) {
-    job_die(db, job, placement);
-    return;
+static void lapsed_tidy(dibs_db *db, const struct lapsed *lapsed) {
+  struct job job;
+  struct placement placement;
+  if (lapsed_lives(db, lapsed)) return;
+  if (job_read(db, lapsed->id, &job)) {
+    placement_find(db, &job, &placement);
+    attempt_lapse(db, &job, &placement, false);
+    placement_free(&placement);
+  } else {
+    sql_run(db, SQL_LEASED_REMOVE, SQL_ARGS(sql_int(lapsed->id)));
   }
-  history->due_at = db->now;
-  if (++history->lapses > 1)
-    history->due_at = time_add(db->now, job_backoff(db, job, history->attempt));
-  place_again(db, job, placement);
 }
 
 static void leases_tidy(dibs_db *db) {
-  struct ids ids;
-  struct job job;
-  struct placement placement;
-  ids_read(db, SQL_LEASED_LAPSED, TIDY_ROWS, &ids);
-  for (int i = 0; i < ids.count && !db->status; i++) {
-    if (job_read(db, ids.items[i], &job)) {
-      placement_find(db, &job, &placement);
-      lapse(db, &job, &placement);
-      placement_free(&placement);
-    } else {
-      sql_run(db, SQL_LEASED_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
-    }
-  }
+  struct lapsed lapsed[TIDY_ROWS];
+  int count = 0;
+  sqlite3_stmt *row = sql_first(db, SQL_LEASED_LAPSED,
+                                SQL_ARGS(sql_int(db->now), sql_int(TIDY_ROWS)));
+  if (!row) return;
+  do {
+    lapsed[count].id = sql_column_int(db, row, 0);
+    lapsed[count].holder = sql_column_int(db, row, 1);
+    lapsed[count++].lease = sql_column_time(db, row, 2);
+  } while (sql_next(db, row));
+  for (int i = 0; i < count && !db->status; i++) lapsed_tidy(db, &lapsed[i]);
 }
 
 /* ---------------------------------------------------------------- expiries */
