@@ -196,7 +196,8 @@ typedef struct dibs_log_event {
   int reserved;
   const char *event;   /* "lapsed": its lease ran out; "crashed": its worker's
                        ** process died; "dead"; "expired"; "late": its stage
-                       ** ran out; "created": the tables */
+                       ** ran out; "created": the tables; of an engine
+                       ** "trouble": the database cannot be used, "recovered" */
   int64_t id;          /* of the job; 0: none */
   const char *queue;   /* NULL: none */
   const char *message; /* one sentence */
@@ -635,6 +636,148 @@ DIBS_API int dibs_discard(dibs_db *db, const char *receipt, const char *error);
 /* *until (may be NULL): when the lease ends now. */
 DIBS_API int dibs_extend(dibs_db *db, const char *receipt, int64_t lease,
                          int64_t *until);
+
+/* ------------------------------------------------------------------------ */
+/* The engine                                                               */
+/* ------------------------------------------------------------------------ */
+
+/*
+** What a worker needs besides its handlers: it claims up to as many jobs as
+** there are free slots, sleeps when there are none, keeps their leases, notices
+** when one is lost, cancelled or out of time, and settles what is finished,
+** many in one transaction. A worker in short:
+**
+**     dibs_engine *engine;
+**     dibs_run *run;
+**     dibs_engine_open("app.db", NULL, NULL, &engine);
+**     while (dibs_engine_next(engine, DIBS_FOREVER, &run) == DIBS_OK) {
+**       dibs_settlement outcome = {.action = DIBS_ACK};
+**       ... work on run->job->payload ...
+**       dibs_engine_finish(engine, run, &outcome);
+**     }
+**     dibs_engine_close(engine);
+**
+** An engine has a connection of its own and a thread of its own. Every function
+** may be called by any thread at any time, but for dibs_engine_close(). It does
+** not survive a fork.
+**
+** While the database cannot be used (locked, full, unreachable), the engine
+** keeps what is to be done and tries again, after a pause that grows from 0.1 s
+** to 5 s; the log callback is told once ("trouble"), and once more when that is
+** over ("recovered"). Its leases stay its own meanwhile, because its heart
+** beats through the sidecar.
+*/
+typedef struct dibs_engine dibs_engine;
+
+enum dibs_run_flag {
+  DIBS_RUN_LOST = 1,      /* the lease is another's, or the job was settled */
+  DIBS_RUN_CANCELLED = 2, /* with DIBS_RUN_LOST: nobody else has it; it was
+                          ** cancelled, or settled by its receipt */
+  DIBS_RUN_TIMED_OUT = 4, /* it has run for longer than the job's timeout */
+  DIBS_RUN_STOPPING = 8   /* the engine is being stopped */
+};
+
+/* A job that the engine has claimed, until it is finished. */
+typedef struct dibs_run {
+  const dibs_job *job; /* lives as long as the run */
+  void *context;       /* the caller's; NULL at first */
+  int final;           /* 1: its last attempt; should it fail, it is dead */
+  int reserved;
+} dibs_run;
+
+typedef struct dibs_engine_options {
+  size_t size;               /* sizeof(dibs_engine_options) */
+  const char *const *queues; /* patterns; borrowed for the call */
+  size_t queue_count;        /* 0: "default" */
+  int64_t slots;      /* jobs held at a time, 1 to DIBS_CLAIM_MAX; default 1 */
+  int64_t lease;      /* ms; default 15 s; extended when a third is over */
+  const char *worker; /* name to record; NULL: none */
+  int in_order;       /* as in dibs_claim_options */
+  int reserved;
+  void *context; /* for the callbacks; borrowed until dibs_engine_close() */
+  /* For event loops; NULL: none. They are called by threads of the engine, not
+  ** two at a time, and must call no function of the engine but
+  ** dibs_run_flags(). With `ready` the engine has a second thread, which waits
+  ** for jobs; it is called when dibs_engine_next() would give a job, and again
+  ** only when all have been taken. */
+  void (*ready)(void *context);
+  void (*flagged)(void *context); /* a run has a new flag */
+  void (*settled)(void *context, const dibs_run *run,
+                  const dibs_settlement *outcome); /* finished, and on disk, or
+                       ** refused; the run ends behind the call */
+} dibs_engine_options;
+
+#define DIBS_ENGINE_OPTIONS_INIT                                               \
+  {                                                                            \
+    sizeof(dibs_engine_options), NULL, 0, DIBS_UNSET, DIBS_UNSET, NULL, 0, 0,  \
+        NULL, NULL, NULL, NULL                                                 \
+  }
+
+/*
+** Open the database, as dibs_open() does with the same options, and an engine
+** on it. NULL options are the defaults. On failure *engine is set all the same,
+** unless memory ran out, for dibs_engine_error(), and must be closed.
+*/
+DIBS_API int dibs_engine_open(const char *path,
+                              const dibs_open_options *open_options,
+                              const dibs_engine_options *options,
+                              dibs_engine **engine);
+
+/* One sentence on why the engine cannot go on; "" when it can. Borrowed until
+** dibs_engine_close(). */
+DIBS_API const char *dibs_engine_error(dibs_engine *engine);
+
+/*
+** The next job, waiting for one up to `timeout` ms (0: not at all; DIBS_FOREVER).
+** *run is given back by dibs_engine_finish() or dibs_engine_settle().
+**
+** DIBS_EMPTY        none came within the timeout, or all slots are taken
+** DIBS_INTERRUPTED  dibs_engine_interrupt() was called
+** DIBS_CLOSED       the engine was stopped
+** and what makes the database unusable for good: DIBS_CORRUPT, DIBS_SCHEMA, ...
+*/
+DIBS_API int dibs_engine_next(dibs_engine *engine, int64_t timeout,
+                              dibs_run **run);
+
+/* Make the calls of dibs_engine_next() that wait return DIBS_INTERRUPTED. From
+** any thread, not from a signal handler. */
+DIBS_API void dibs_engine_interrupt(dibs_engine *engine);
+
+/*
+** The job is finished: `outcome` says by its action (not DIBS_EXTEND), delay,
+** error and result what is to become of it; its receipt is not looked at. The
+** strings are copied. Returns at once; the engine settles it with whatever else
+** is finished, and keeps its lease until then. The run must not be used any
+** more. DIBS_INVALID when the outcome is not valid, and the run goes on.
+*/
+DIBS_API int dibs_engine_finish(dibs_engine *engine, dibs_run *run,
+                                const dibs_settlement *outcome);
+
+/* The same, returning when it has been committed, with the result in
+** `outcome` as of dibs_settle(): DIBS_OK, DIBS_LOST, or why it cannot be. */
+DIBS_API int dibs_engine_settle(dibs_engine *engine, dibs_run *run,
+                                dibs_settlement *outcome);
+
+/* The flags of a run, enum dibs_run_flag. Takes no lock. */
+DIBS_API int dibs_run_flags(const dibs_run *run);
+
+/* Wait until a run has a flag other than `known`. DIBS_OK; DIBS_EMPTY when the
+** timeout, in ms, is over. */
+DIBS_API int dibs_run_wait(dibs_run *run, int known, int64_t timeout);
+
+/*
+** Stop: claim no more, give back what no handler has begun, and wait up to
+** `grace` ms until all runs are finished and settled. What is not finished then
+** is given back without an attempt being counted; finishing it gives DIBS_LOST.
+** *released (may be NULL): how many those are. When the database cannot be used
+** they stay with their leases: the status says why.
+*/
+DIBS_API int dibs_engine_stop(dibs_engine *engine, int64_t grace,
+                              size_t *released);
+
+/* Stop without grace, unless stopped before, and free all, runs included. No
+** thread may be in a call. In a forked child DIBS_FORKED. */
+DIBS_API int dibs_engine_close(dibs_engine *engine);
 
 /* ------------------------------------------------------------------------ */
 /* Look                                                                     */

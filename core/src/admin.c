@@ -84,8 +84,8 @@ static void cancel_action(dibs_db *db, const struct job *job,
                  (long long)job->id);
     return;
   }
-  if (placement->state == DIBS_RUNNING)
-    wake_note_all(&db->wakes, CHANNEL_EVENT);
+  if (placement->state == DIBS_RUNNING && placement->holder > 0)
+    wake_note_mail(&db->wakes, placement->holder);
   placement_leave(db, job, placement);
   outcome->state = job_finish(db, job, placement, DIBS_CANCELLED, NULL);
 }

@@ -19,21 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A claim under way. */
-struct claim {
-  struct patterns patterns;
-  int64_t n;
-  int64_t lease; /* DIBS_UNSET: the job's */
-  const char *worker;
-  bool in_order;
-  bool full;      /* no more payload fits */
-  int64_t holder; /* the leases end with it; DIBS_UNSET: by time only */
-  int64_t due;    /* when to look again after one that found nothing */
-  struct job_list *list;
-  const char *worker_copy; /* in the list, as are all jobs' strings */
-  const char *queue;       /* of the batch under way */
-};
-
 static bool claim_is_full(const struct claim *claim) {
   return claim->full || (int64_t)claim->list->list.count >= claim->n;
 }
@@ -377,7 +362,7 @@ static void one_take(dibs_db *db, struct claim *claim) {
   if (queue.id && !queue.paused) queue_take(db, claim, &queue, claim->n);
 }
 
-static void claim_take(dibs_db *db, struct claim *claim) {
+void claim_take(dibs_db *db, struct claim *claim) {
   if (patterns_are_one(claim->patterns))
     one_take(db, claim);
   else if (claim->in_order)
@@ -393,9 +378,7 @@ static bool queue_look(dibs_db *db, const char *name) {
   return sql_get(db, SQL_HAS_READY, SQL_ARGS(sql_text(name)), 0) != 0;
 }
 
-/* Whether there is anything for a claim to do; if not, `due` is when there will
-** be, at the latest. */
-static bool claim_look(dibs_db *db, struct patterns patterns, int64_t *due) {
+bool claim_look(dibs_db *db, struct patterns patterns, int64_t *due) {
   char after[KEY_SIZE] = "", name[KEY_SIZE];
   *due = tidy_next(db);
   if (*due <= db->now) return true;

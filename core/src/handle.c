@@ -328,6 +328,7 @@ static int busy_wait(void *context, int count) {
   if (!count) db->busy_since = now;
   int64_t waited = now - db->busy_since;
   if (waited >= db->busy_timeout) return 0;
+  if (db->engine) engine_wait(db->engine);
   long longest = waited < 1000 ? NAP_LONGEST : NAP_LONGEST * 10;
   long length = count < 4 ? NAP_SHORTEST << count : longest;
   length = length / 2 + (long)(random_next(db) % (uint64_t)length);

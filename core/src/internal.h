@@ -21,7 +21,7 @@
 **     tidy      what time alone brings about, in bounded steps
 **     job       jobs as they are read
 **
-** above which stand the public operations: enqueue, claim, settle, look,
+** above which stand the public operations: enqueue, claim, settle, engine, look,
 ** admin, doctor. Nothing but sql, provider and handle knows SQLite.
 **
 ** Errors are carried on the handle. A helper that takes a handle does nothing
@@ -183,7 +183,8 @@ struct slot {
   _Atomic uint64_t namespace; /* inode of its pid namespace */
   _Atomic uint64_t started;   /* ticks since boot, as in proc(5) stat */
   _Atomic uint64_t beat;      /* ms since boot; 0: no engine */
-  uint64_t reserved[3];
+  _Atomic uint32_t mail;      /* counts what its engines are to look after */
+  uint32_t reserved[5];
 };
 
 /* Who waits on a channel (wake.c). Times are seconds since boot. */
@@ -303,16 +304,19 @@ void monitor_forked(struct sidecar *sidecar);
 
 /* -------------------------------------------------------------------- wake */
 
+#define MAILS 8 /* in one transaction; engines find out about more in time */
+
 /* What a transaction has to tell once it is committed. Start with all 0. */
 struct wakes {
   uint32_t mask; /* channels; 0: nothing */
   uint32_t all;  /* those of them on which everybody is to wake */
   uint16_t counts[CHANNEL_COUNT]; /* how many are to wake on the others */
+  int mails;                      /* how many of these there are */
+  int64_t mail[MAILS]; /* holders whose engines are to look after their runs */
 };
 
 /* Channels besides those of queues. */
 #define CHANNEL_QUEUES 28 /* the first so many */
-#define CHANNEL_EVENT  28 /* a job was cancelled */
 #define CHANNEL_ENDED  29 /* a job ended */
 #define CHANNEL_DUTY   30 /* look after board->duty */
 #define CHANNEL_STOP   31 /* somebody's wait is interrupted */
@@ -323,6 +327,9 @@ int wake_channel(const char *queue);
 /* Note that `count` waiters on a channel are to wake, or all. */
 void wake_note(struct wakes *wakes, int channel, int count);
 void wake_note_all(struct wakes *wakes, int channel);
+
+/* Note that a holder's engines are to look after their runs. */
+void wake_note_mail(struct wakes *wakes, int64_t holder);
 
 /* So many fewer need to wake. */
 void wake_unnote(struct wakes *wakes, int channel, int64_t count);
@@ -358,6 +365,13 @@ void wait_end(struct wait *wait, bool unheeded);
 /* Make everyone who waits look, as an interrupt does. Safe in a signal
 ** handler. */
 void wake_everyone(struct sidecar *sidecar);
+
+/* The word that counts the mail of this process; NULL without a slot. Sleep on
+** such a word while it has that value, at most so many ms; end that sleep by
+** adding to it, 1 for mail of others. */
+_Atomic uint32_t *mail_word(struct sidecar *sidecar);
+void mail_wait(_Atomic uint32_t *word, uint32_t value, int64_t milliseconds);
+void mail_send(_Atomic uint32_t *word, uint32_t amount);
 
 /* Take on a due time: false when another waiter has done so. */
 bool wake_timer(struct sidecar *sidecar, int64_t due);
@@ -414,6 +428,7 @@ struct dibs_db {
   struct sidecar *sidecar; /* NULL: there is none; waiting polls */
   struct wakes wakes;      /* of the transaction under way */
   int64_t commits;         /* write transactions committed */
+  dibs_engine *engine;     /* whose handle it is; NULL: nobody's */
   int64_t busy_timeout;
   int64_t busy_since; /* by the monotonic clock: the wait under way */
   uint32_t busy_turn; /* turns of writing that had ended then */
@@ -652,6 +667,7 @@ struct placement {
   struct history history;
   int64_t token;       /* running */
   int64_t until;       /* running, staged */
+  int64_t holder;      /* running: as in dibs_leased; DIBS_UNSET: none */
   int64_t claimed_at;  /* running, done, dead */
   double progress;     /* running, done, dead; NaN: none */
   char *progress_text; /* owned; free with placement_free() */
@@ -690,9 +706,10 @@ void history_read(dibs_db *db, sqlite3_stmt *row, int column,
 void placement_find(dibs_db *db, const struct job *job,
                     struct placement *placement);
 
-/* The running job that the token holds now. False when it does not. */
-bool lease_read(dibs_db *db, int64_t id, int64_t token, struct job *job,
-                struct placement *placement);
+/* The running job that the token holds, with a lease that ends after `time`.
+** False when it does not. */
+bool lease_read(dibs_db *db, int64_t id, int64_t token, int64_t time,
+                struct job *job, struct placement *placement);
 
 /* Take a job out of the placement that it is in. */
 void placement_leave(dibs_db *db, const struct job *job,
@@ -833,5 +850,43 @@ bool job_list_read(dibs_db *db, struct job_list *list, int64_t id,
 
 /* Give the list to the caller, or free it when db->status is set. */
 void job_list_give(dibs_db *db, struct job_list *list, dibs_job_list **out);
+
+/* ------------------------------------------------------------------- claim */
+
+/* A claim under way. */
+struct claim {
+  struct patterns patterns;
+  int64_t n;
+  int64_t lease; /* DIBS_UNSET: the job's */
+  const char *worker;
+  int64_t holder; /* the leases end with it; DIBS_UNSET: by time only */
+  bool in_order;
+  bool full;   /* no more payload fits */
+  int64_t due; /* when to look again after one that found nothing */
+  struct job_list *list;
+  const char *worker_copy; /* in the list, as are all jobs' strings */
+  const char *queue;       /* of the batch under way */
+};
+
+/* Whether there is anything for a claim to do; if not, `due` is when there will
+** be, at the latest. */
+bool claim_look(dibs_db *db, struct patterns patterns, int64_t *due);
+
+/* Within a write transaction: take jobs into the list. */
+void claim_take(dibs_db *db, struct claim *claim);
+
+/* ------------------------------------------------------------------ settle */
+
+/* See that an outcome is one that can be had; its status says why not. */
+void settlement_check(dibs_db *db, dibs_settlement *settlement);
+
+/* Within a write transaction: settle one that has been checked, its lease being
+** valid if it ends after `time`. */
+void settlement_run(dibs_db *db, dibs_settlement *settlement, int64_t time);
+
+/* ------------------------------------------------------------------ engine */
+
+/* Called while the engine's handle waits for another writer. */
+void engine_wait(dibs_engine *engine);
 
 #endif

@@ -153,6 +153,7 @@ void placement_find(dibs_db *db, const struct job *job,
   history_read(db, row, 1, &placement->history);
   placement->token = sql_column_int(db, row, 6);
   details_read(db, row, 7, placement);
+  placement->holder = sql_column_int(db, row, 12);
   sql_reset(db, row);
 }
 
@@ -288,11 +289,11 @@ bool job_read(dibs_db *db, int64_t id, struct job *job) {
   return !db->status;
 }
 
-bool lease_read(dibs_db *db, int64_t id, int64_t token, struct job *job,
-                struct placement *placement) {
+bool lease_read(dibs_db *db, int64_t id, int64_t token, int64_t time,
+                struct job *job, struct placement *placement) {
   *placement = (struct placement){.state = DIBS_RUNNING, .token = token};
   sqlite3_stmt *row = sql_first(
-      db, SQL_LEASED, SQL_ARGS(sql_int(id), sql_int(token), sql_int(db->now)));
+      db, SQL_LEASED, SQL_ARGS(sql_int(id), sql_int(token), sql_int(time)));
   if (!row) return false;
   history_read(db, row, 0, &placement->history);
   details_read(db, row, 5, placement);

@@ -96,7 +96,7 @@ static void delay_check(dibs_settlement *settlement) {
                     "more");
 }
 
-static void settlement_check(dibs_db *db, dibs_settlement *settlement) {
+void settlement_check(dibs_db *db, dibs_settlement *settlement) {
   if (settlement->action < DIBS_ACK || settlement->action > DIBS_EXTEND)
     settlement_fail(settlement, DIBS_INVALID,
                     "action is %d: give one of enum "
@@ -149,8 +149,9 @@ static void lost_explain(dibs_db *db, dibs_settlement *settlement,
 
 /* Read the lease that the receipt names. False when it does not hold. */
 static bool lease_hold(dibs_db *db, dibs_settlement *settlement, int64_t token,
-                       struct job *job, struct placement *placement) {
-  if (lease_read(db, settlement->id, token, job, placement)) return true;
+                       int64_t time, struct job *job,
+                       struct placement *placement) {
+  if (lease_read(db, settlement->id, token, time, job, placement)) return true;
   if (!db->status) lost_explain(db, settlement, token);
   return false;
 }
@@ -229,10 +230,11 @@ static int action_run(dibs_db *db, dibs_settlement *settlement,
 
 /* The common case: a job that has nothing but its row. False when it is not
 ** that, or the receipt does not hold. */
-static bool ack_plain(dibs_db *db, dibs_settlement *settlement, int64_t token) {
+static bool ack_plain(dibs_db *db, dibs_settlement *settlement, int64_t token,
+                      int64_t time) {
   if (settlement->action != DIBS_ACK) return false;
   sql_run(db, SQL_LEASED_REMOVE_PLAIN,
-          SQL_ARGS(sql_int(settlement->id), sql_int(token), sql_int(db->now)));
+          SQL_ARGS(sql_int(settlement->id), sql_int(token), sql_int(time)));
   if (sql_changes(db) != 1) return false;
   job_forget(db, settlement->id, 0);
   wake_note_all(&db->wakes, CHANNEL_ENDED);
@@ -240,13 +242,13 @@ static bool ack_plain(dibs_db *db, dibs_settlement *settlement, int64_t token) {
   return true;
 }
 
-static void settlement_run(dibs_db *db, dibs_settlement *settlement) {
+void settlement_run(dibs_db *db, dibs_settlement *settlement, int64_t time) {
   int64_t token;
   struct job job;
   struct placement placement;
   if (settlement->status || !receipt_read(settlement, &token)) return;
-  if (ack_plain(db, settlement, token)) return;
-  if (lease_hold(db, settlement, token, &job, &placement)) {
+  if (ack_plain(db, settlement, token, time)) return;
+  if (lease_hold(db, settlement, token, time, &job, &placement)) {
     if (settlement->action == DIBS_EXTEND) {
       extend_run(db, settlement, &placement);
     } else {
@@ -287,7 +289,7 @@ static void batch_run(dibs_db *db, dibs_settlement *settlements, size_t count) {
   if (!any || db->status) return;
   sql_begin_write(db);
   for (size_t i = 0; i < count && !db->status; i++)
-    settlement_run(db, &settlements[i]);
+    settlement_run(db, &settlements[i], db->now);
   sql_end(db);
 }
 

@@ -75,28 +75,31 @@
   /* place: placements */                                                      \
   X(PLACEMENT,                                                                 \
     "SELECT 5, " HISTORY ", token, until, claimed_at, worker, progress,"       \
-    " progress_text"                                                           \
+    " progress_text, holder"                                                   \
     " FROM dibs_leased"                                                        \
     " WHERE id = ?1"                                                           \
-    " UNION ALL SELECT 1, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
+    " UNION ALL SELECT 1, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL,"    \
+    " NULL"                                                                    \
     " FROM dibs_ready"                                                         \
     " WHERE queue_id = ?2 AND priority = ?3 AND id = ?1"                       \
-    " UNION ALL SELECT 2, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
+    " UNION ALL SELECT 2, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL,"    \
+    " NULL"                                                                    \
     " FROM dibs_scheduled"                                                     \
     " WHERE id = ?1"                                                           \
-    " UNION ALL SELECT 3, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL"     \
+    " UNION ALL SELECT 3, " HISTORY ", NULL, NULL, NULL, NULL, NULL, NULL,"    \
+    " NULL"                                                                    \
     " FROM dibs_blocked"                                                       \
     " WHERE id = ?1"                                                           \
     " UNION ALL SELECT 4, due_at, 0, 0, 0, 0, NULL, until, NULL, NULL,"        \
-    " NULL, NULL"                                                              \
+    " NULL, NULL, NULL"                                                        \
     " FROM dibs_staged"                                                        \
     " WHERE id = ?1 AND NOT late"                                              \
     " UNION ALL SELECT 6, " HISTORY ", NULL, NULL, claimed_at, worker,"        \
-    " progress, progress_text"                                                 \
+    " progress, progress_text, NULL"                                           \
     " FROM dibs_done"                                                          \
     " WHERE id = ?1"                                                           \
     " UNION ALL SELECT 7, " HISTORY ", NULL, NULL, claimed_at, worker,"        \
-    " progress, progress_text"                                                 \
+    " progress, progress_text, NULL"                                           \
     " FROM dibs_dead"                                                          \
     " WHERE id = ?1 LIMIT 1")                                                  \
   X(READY_ADD,                                                                 \
@@ -398,6 +401,15 @@
     "DELETE FROM dibs_leased"                                                  \
     " WHERE id = ?1 AND token = ?2 AND until > ?3 AND plain")                  \
   X(LEASED_EXTEND, "UPDATE dibs_leased SET until = ?2 WHERE id = ?1")          \
+  /* engine */                                                                 \
+  X(LEASED_KEEP,                                                               \
+    "UPDATE dibs_leased SET until = ?3 WHERE id = ?1 AND token = ?2")          \
+  X(LEASED_IS, "SELECT 1 FROM dibs_leased WHERE id = ?1 AND token = ?2")       \
+  X(JOB_IS_THERE,                                                              \
+    "SELECT 1"                                                                 \
+    " FROM dibs_job"                                                           \
+    " WHERE id = ?1 AND NOT EXISTS"                                            \
+    " (SELECT 1 FROM dibs_done d WHERE d.id = ?1)")                            \
   /* look */                                                                   \
   X(GET,                                                                       \
     "SELECT id, queue, name, state, outcome, priority, headers, key,"          \

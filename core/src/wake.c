@@ -97,6 +97,10 @@ void wake_note_all(struct wakes *wakes, int channel) {
   wakes->all |= 1u << channel;
 }
 
+void wake_note_mail(struct wakes *wakes, int64_t holder) {
+  if (wakes->mails < MAILS) wakes->mail[wakes->mails++] = holder;
+}
+
 void wake_unnote(struct wakes *wakes, int channel, int64_t count) {
   if (wakes->counts[channel] > count) {
     wakes->counts[channel] = (uint16_t)(wakes->counts[channel] - count);
@@ -135,21 +139,25 @@ static void channels_wake(struct board *board, const struct wakes *wakes) {
 
 /* Ends of jobs are told only if somebody has asked for them lately. Who asks
 ** after this looks after the commit. */
-static uint32_t events_unheard(struct board *board, uint32_t mask) {
-  uint32_t unheard = 0, now = boot_seconds();
-  for (int i = CHANNEL_QUEUES; i <= CHANNEL_ENDED; i++)
-    if (mask & 1u << i &&
-        !is_recent(atomic_load(&board->channels[i].sign_at), now))
-      unheard |= 1u << i;
-  return unheard;
+static bool ends_are_heard(struct board *board) {
+  return is_recent(atomic_load(&board->channels[CHANNEL_ENDED].sign_at),
+                   boot_seconds());
+}
+
+static void mails_send(struct board *board, const struct wakes *wakes) {
+  for (int i = 0; i < SLOT_COUNT && wakes->mails; i++)
+    for (int j = 0; j < wakes->mails; j++)
+      if (atomic_load(&board->slots[i].holder) == (uint64_t)wakes->mail[j])
+        mail_send(&board->slots[i].mail, 1);
 }
 
 void wake_send(struct sidecar *sidecar, struct wakes *wakes) {
-  const uint32_t events = 1u << CHANNEL_EVENT | 1u << CHANNEL_ENDED;
+  const uint32_t ended = 1u << CHANNEL_ENDED;
   struct board *board = sidecar ? atomic_load(&sidecar->board) : NULL;
-  if (!wakes->mask) return;
-  if (board && wakes->mask & events)
-    wakes->mask &= ~events_unheard(board, wakes->mask);
+  if (!wakes->mask && !wakes->mails) return;
+  if (board) mails_send(board, wakes);
+  if (board && wakes->mask & ended && !ends_are_heard(board))
+    wakes->mask &= ~ended;
   if (board && wakes->mask) {
     atomic_fetch_add_explicit(&board->signals, 1, memory_order_relaxed);
     atomic_fetch_add(&board->seq, 1);
@@ -188,9 +196,8 @@ static void wait_announce(struct wait *wait) {
   for (int i = 0; i < CHANNEL_QUEUES; i++)
     if (wait->mask & 1u << i)
       channel_announce(&wait->board->channels[i], wait->sign, now);
-  for (int i = CHANNEL_QUEUES; i <= CHANNEL_ENDED; i++)
-    if (wait->mask & 1u << i)
-      atomic_store(&wait->board->channels[i].sign_at, now);
+  if (wait->mask & 1u << CHANNEL_ENDED)
+    atomic_store(&wait->board->channels[CHANNEL_ENDED].sign_at, now);
 }
 
 static void slot_count_add(struct wait *wait, uint32_t count) {
@@ -254,6 +261,22 @@ void wait_end(struct wait *wait, bool unheeded) {
   wait_uncount(wait);
   if (unheeded && atomic_load(&wait->board->waiters))
     futex_wake(&wait->board->seq, INT_MAX, wait->mask & ~(1u << CHANNEL_STOP));
+}
+
+/* -------------------------------------------------------------------- mail */
+
+_Atomic uint32_t *mail_word(struct sidecar *sidecar) {
+  struct slot *slot = sidecar ? sidecar_slot(sidecar) : NULL;
+  return slot ? &slot->mail : NULL;
+}
+
+void mail_wait(_Atomic uint32_t *word, uint32_t value, int64_t milliseconds) {
+  futex_sleep(word, value, FUTEX_BITSET_MATCH_ANY, milliseconds * 1000);
+}
+
+void mail_send(_Atomic uint32_t *word, uint32_t amount) {
+  atomic_fetch_add(word, amount);
+  futex_wake(word, INT_MAX, FUTEX_BITSET_MATCH_ANY);
 }
 
 bool wake_timer(struct sidecar *sidecar, int64_t due) {
