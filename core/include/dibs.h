@@ -172,7 +172,9 @@ enum dibs_create {
 enum dibs_synchronous {
   DIBS_SYNCHRONOUS_FULL = 0,  /* a power cut loses nothing that returned */
   DIBS_SYNCHRONOUS_NORMAL = 1 /* a power cut may lose the last commits;
-                              ** a killed process loses nothing */
+                              ** a killed process loses nothing. Without a WAL
+                              ** the same as FULL, or the file could be
+                              ** damaged */
 };
 
 enum dibs_level {

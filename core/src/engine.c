@@ -173,7 +173,7 @@ void engine_wait(dibs_engine *engine) {
 
 /* -------------------------------------------------------------------- runs */
 
-static void list_add(struct run_list *list, struct run *run) {
+static void run_list_add(struct run_list *list, struct run *run) {
   run->next = NULL;
   if (list->last)
     list->last->next = run;
@@ -182,7 +182,7 @@ static void list_add(struct run_list *list, struct run *run) {
   list->last = run;
 }
 
-static struct run *list_take(struct run_list *list) {
+static struct run *run_list_take(struct run_list *list) {
   struct run *run = list->first;
   if (!run) return NULL;
   list->first = run->next;
@@ -192,7 +192,7 @@ static struct run *list_take(struct run_list *list) {
 }
 
 /* Put a list before what another one has. */
-static void list_put_back(struct run_list *list, struct run_list *before) {
+static void run_list_put_back(struct run_list *list, struct run_list *before) {
   if (!before->first) return;
   before->last->next = list->first;
   if (!list->first) list->last = before->last;
@@ -221,9 +221,9 @@ static void run_free(struct run *run) {
   free(run);
 }
 
-static void list_free(struct run_list *list) {
+static void run_list_free(struct run_list *list) {
   struct run *run;
-  while ((run = list_take(list))) run_free(run);
+  while ((run = run_list_take(list))) run_free(run);
 }
 
 /* A copy of the job that ends with its run, whatever others were claimed with
@@ -340,7 +340,7 @@ static void turn_claim(dibs_db *db, dibs_engine *engine, struct turn *turn) {
   for (size_t i = 0; i < claim.list->list.count && !db->status; i++) {
     struct run *run = run_new(engine, &claim.list->jobs[i]);
     if (!run) break;
-    list_add(&turn->claimed, run);
+    run_list_add(&turn->claimed, run);
     turn->claimed_count++;
   }
   dibs_job_list_free(&claim.list->list);
@@ -359,7 +359,7 @@ static int turn_write(dibs_engine *engine, struct turn *turn) {
   turn_claim(db, engine, turn);
   sql_end(db);
   if (db->status) {
-    list_free(&turn->claimed);
+    run_list_free(&turn->claimed);
     snprintf(turn->message, sizeof turn->message, "%s", db->message);
   }
   return handle_leave(db);
@@ -449,7 +449,7 @@ static void run_answer(struct run *run) {
 
 static void finished_end(struct turn *turn) {
   struct run *run;
-  while ((run = list_take(&turn->finished))) {
+  while ((run = run_list_take(&turn->finished))) {
     run_answer(run);
     run_free(run);
   }
@@ -487,7 +487,8 @@ static void turn_succeed(dibs_engine *engine, struct turn *turn) {
   if (turn->free) engine->eager = turn->claimed_count > 0;
   finished_end(turn);
   struct run *run;
-  while ((run = list_take(&turn->claimed))) list_add(&engine->ready, run);
+  while ((run = run_list_take(&turn->claimed)))
+    run_list_add(&engine->ready, run);
   engine->held += turn->claimed_count;
 }
 
@@ -503,7 +504,7 @@ static void turn_tell(dibs_engine *engine, struct turn *turn, int status) {
 /* With the mutex. */
 static void turn_end_all(dibs_engine *engine, struct turn *turn, int status) {
   if (status)
-    list_put_back(&engine->finished, &turn->finished);
+    run_list_put_back(&engine->finished, &turn->finished);
   else
     turn_succeed(engine, turn);
   free(turn->kept);
@@ -602,7 +603,7 @@ static void engine_seek(dibs_engine *engine, int64_t deadline) {
 /* -------------------------------------------------------------------- next */
 
 static struct run *ready_take(dibs_engine *engine) {
-  struct run *run = list_take(&engine->ready);
+  struct run *run = run_list_take(&engine->ready);
   if (!run) return NULL;
   run->given = true;
   running_add(engine, run);
@@ -704,7 +705,7 @@ static int outcome_check(dibs_engine *engine, const dibs_settlement *outcome,
 static void run_finish(dibs_engine *engine, struct run *run) {
   running_remove(engine, run);
   engine->held--;
-  list_add(&engine->finished, run);
+  run_list_add(&engine->finished, run);
 }
 
 /* The lease was given up by a stop. */
@@ -919,10 +920,10 @@ static void *waiter_main(void *context) {
 static void ready_release(dibs_engine *engine) {
   struct run *run;
   static const dibs_settlement release = {.action = DIBS_RELEASE};
-  while ((run = list_take(&engine->ready))) {
+  while ((run = run_list_take(&engine->ready))) {
     outcome_copy(run, &release);
     engine->held--;
-    list_add(&engine->finished, run);
+    run_list_add(&engine->finished, run);
   }
 }
 
@@ -1149,8 +1150,8 @@ int dibs_engine_close(dibs_engine *engine) {
   if (engine->keeper_runs && !engine->status)
     status = dibs_engine_stop(engine, 0, NULL);
   threads_end(engine);
-  list_free(&engine->ready);
-  list_free(&engine->finished);
+  run_list_free(&engine->ready);
+  run_list_free(&engine->finished);
   while (engine->running) {
     struct run *run = engine->running;
     running_remove(engine, run);

@@ -337,12 +337,13 @@ static int busy_wait(void *context, int count) {
   return 1;
 }
 
-static void settings_apply(dibs_db *db, const dibs_open_options *options) {
+/* EXTRA is FULL with a WAL. With a rollback journal it also syncs the folder that
+** the journal is removed from, without which a power cut could bring it back,
+** and with it the state before the last commit. */
+static void settings_apply(dibs_db *db) {
   SQLITE_LIBRARY(db);
   sqlite3_busy_handler(db->sqlite, busy_wait, db);
-  sql_script(db, options->synchronous == DIBS_SYNCHRONOUS_NORMAL
-                     ? "PRAGMA synchronous=NORMAL"
-                     : "PRAGMA synchronous=FULL");
+  sql_script(db, "PRAGMA synchronous=EXTRA");
 }
 
 /* Only once it is known that the file may be used: what is refused is left as
@@ -353,6 +354,13 @@ static void journal_apply(dibs_db *db, const dibs_open_options *options) {
   if (pragma_is(db, "PRAGMA journal_mode", "wal")) return;
   if (db->status || sqlite3_db_readonly(db->sqlite, "main") == 1) return;
   pragma_is(db, "PRAGMA journal_mode=WAL", "wal");
+}
+
+/* Only with a WAL: without one, a power cut at NORMAL may damage the file. */
+static void synchronous_apply(dibs_db *db, const dibs_open_options *options) {
+  if (options->synchronous == DIBS_SYNCHRONOUS_NORMAL &&
+      pragma_is(db, "PRAGMA journal_mode", "wal"))
+    sql_script(db, "PRAGMA synchronous=NORMAL");
 }
 
 /* Without one waiting polls, which is slower and no less right. */
@@ -437,10 +445,11 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (!db->status) connection_open(db, options->create);
   if (!db->status) sidecar_apply(db, options);
   if (!db->status) sql_prepare(db);
-  if (!db->status) settings_apply(db, options);
+  if (!db->status) settings_apply(db);
   db->now = dibs_now(db);
   if (!db->status) schema_look(db, options->create);
   if (!db->status) journal_apply(db, options);
+  if (!db->status) synchronous_apply(db, options);
   if (!db->status) schema_make(db);
 }
 
