@@ -450,6 +450,25 @@ DIBS_API int dibs_enqueue(dibs_db *db, const char *queue, dibs_payload payload,
 DIBS_API int dibs_enqueue_many(dibs_db *db, const dibs_new_job *jobs,
                                size_t count, dibs_enqueued *results);
 
+/*
+** Enqueues of several threads on one handle share commits: who calls while one
+** is under way shares the next, and each call returns when its own jobs are
+** committed, with its own outcome. For a caller that must not wait:
+** dibs_enqueue_begin() returns at once, and the callback is called, once, when
+** the jobs are committed or could not be, by a thread of the handle or one that
+** is in another enqueue. It may begin other enqueues, and must call no other
+** function of the handle. `jobs`, all that they point to, and `results` must live until then;
+** `message` (one sentence, "" on success) lives for the call; `error_id` is as
+** of dibs_error_id(). dibs_close() waits for what was begun.
+**
+** DIBS_MISUSE, DIBS_FORKED, DIBS_NOMEM: nothing was begun, nothing is called.
+*/
+typedef void dibs_enqueue_done(void *context, int status, const char *message,
+                               int64_t error_id);
+DIBS_API int dibs_enqueue_begin(dibs_db *db, const dibs_new_job *jobs,
+                                size_t count, dibs_enqueued *results,
+                                dibs_enqueue_done *callback, void *context);
+
 /* A job read from JSON. `job` points into memory of this struct. */
 typedef struct dibs_parsed_job {
   dibs_new_job job;

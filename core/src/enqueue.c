@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const dibs_job_options options_unset = {
     .size = sizeof(dibs_job_options),
@@ -173,7 +174,7 @@ static void job_options_check(dibs_db *db, const dibs_job_options *options) {
   headers_check(db, options->headers);
 }
 
-static void jobs_check(dibs_db *db, const dibs_new_job *jobs, size_t count) {
+void enqueue_check(dibs_db *db, const dibs_new_job *jobs, size_t count) {
   if (count && !jobs)
     handle_fail(db, DIBS_MISUSE, "jobs is NULL but their count is not 0");
   for (size_t i = 0; i < count && !db->status; i++) {
@@ -424,8 +425,8 @@ static dibs_enqueued enqueue_one(dibs_db *db, struct enqueue *enqueue,
   return (dibs_enqueued){.id = holder, .existing = 1};
 }
 
-static void enqueue_all(dibs_db *db, const dibs_new_job *jobs, size_t count,
-                        dibs_enqueued *results) {
+void enqueue_write(dibs_db *db, const dibs_new_job *jobs, size_t count,
+                   dibs_enqueued *results) {
   struct enqueue enqueue = {.last = 0};
   dibs_enqueued result = {.id = 0};
   for (size_t i = 0, step; i < count && !db->status; i += step) {
@@ -448,15 +449,9 @@ static void enqueue_all(dibs_db *db, const dibs_new_job *jobs, size_t count,
 
 int dibs_enqueue_many(dibs_db *db, const dibs_new_job *jobs, size_t count,
                       dibs_enqueued *results) {
-  int status;
-  if (!handle_enter(db, &status)) return status;
-  jobs_check(db, jobs, count);
-  if (!db->status && count) {
-    sql_begin_write(db);
-    enqueue_all(db, jobs, count, results);
-    sql_end(db);
-  }
-  return handle_leave(db);
+  if (!db) return DIBS_MISUSE;
+  if (db->pid != getpid()) return DIBS_FORKED;
+  return share_enqueue(db, jobs, count, results);
 }
 
 int dibs_enqueue(dibs_db *db, const char *queue, dibs_payload payload,

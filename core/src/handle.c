@@ -477,6 +477,12 @@ int dibs_open(const char *path, const dibs_open_options *options,
     free(db);
     return DIBS_NOMEM;
   }
+  if (!share_open(&db->share)) {
+    pthread_mutex_destroy(&db->mutex);
+    free(db->path);
+    free(db);
+    return DIBS_NOMEM;
+  }
   db->pid = getpid();
   db->cache.next_event = DIBS_UNSET;
   handle_clear(db);
@@ -493,6 +499,7 @@ int dibs_open(const char *path, const dibs_open_options *options,
 int dibs_close(dibs_db *db) {
   if (!db) return DIBS_OK;
   if (db->pid != getpid()) return DIBS_FORKED;
+  share_close(&db->share);
   connection_close(db);
   log_forget(db);
   pthread_mutex_destroy(&db->mutex);

@@ -21,7 +21,7 @@
 **     tidy      what time alone brings about, in bounded steps
 **     job       jobs as they are read
 **
-** above which stand the public operations: enqueue, claim, settle, engine, look,
+** above which stand the public operations: enqueue, share, claim, settle, engine, look,
 ** admin, doctor. Nothing but sql, provider and handle knows SQLite.
 **
 ** Errors are carried on the handle. A helper that takes a handle does nothing
@@ -415,14 +415,27 @@ struct cache {
 
 struct log_entry;
 
+/* A line of enqueues (share.c). */
+struct share {
+  pthread_mutex_t mutex; /* for what follows */
+  struct enqueue_request *first;
+  struct enqueue_request *last;
+  bool leading; /* somebody writes, or has been told to */
+  bool closing;
+  bool writes; /* the writer runs */
+  pthread_t writer;
+  pthread_cond_t work; /* the writer's */
+};
+
 struct dibs_db {
   const struct sqlite3_api_routines *api;
   sqlite3 *sqlite;
   sqlite3_stmt *statements[SQL_COUNT]; /* prepared on first use */
   pthread_mutex_t mutex;               /* held for the length of a call */
-  pid_t pid;                           /* who opened it */
-  char *path;                          /* as given; ":memory:" */
-  int schema;                          /* version; 0: not open */
+  struct share share;
+  pid_t pid;  /* who opened it */
+  char *path; /* as given; ":memory:" */
+  int schema; /* version; 0: not open */
   bool created;
   bool in_memory;
   struct sidecar *sidecar; /* NULL: there is none; waiting polls */
@@ -850,6 +863,26 @@ bool job_list_read(dibs_db *db, struct job_list *list, int64_t id,
 
 /* Give the list to the caller, or free it when db->status is set. */
 void job_list_give(dibs_db *db, struct job_list *list, dibs_job_list **out);
+
+/* ----------------------------------------------------------------- enqueue */
+
+/* See that jobs can be enqueued. */
+void enqueue_check(dibs_db *db, const dibs_new_job *jobs, size_t count);
+
+/* Within a write transaction: enqueue jobs that have been checked. */
+void enqueue_write(dibs_db *db, const dibs_new_job *jobs, size_t count,
+                   dibs_enqueued *results);
+
+/* ------------------------------------------------------------------- share */
+
+bool share_open(struct share *share);
+
+/* Wait until the line is empty. No thread may be in a call. */
+void share_close(struct share *share);
+
+/* Enqueue, sharing a commit with whoever else does so now. */
+int share_enqueue(dibs_db *db, const dibs_new_job *jobs, size_t count,
+                  dibs_enqueued *results);
 
 /* ------------------------------------------------------------------- claim */
 
