@@ -188,10 +188,6 @@ static void sleep_signalled(dibs_db *db, struct handle_wait *waiting,
   if (!waiting->unheeded && due <= dibs_now(db) &&
       !wake_timer(db->sidecar, due))
     waiting->unheeded = wait_sleep(&waiting->wait, TIMER_GRACE);
-  if (!waiting->unheeded && length == FALLBACK) {
-    sidecar_follow(db->sidecar);
-    monitor_start(db->sidecar);
-  }
   pthread_mutex_lock(&db->mutex);
   handle_clear(db); /* of what another thread's call may have left */
 }
@@ -317,11 +313,18 @@ static bool pragma_is(dibs_db *db, const char *pragma, const char *expected) {
   return comparison.equal;
 }
 
+/* How long to sleep before asking for the lock again, in microseconds. After a
+** second the lock is held by something slow, which is asked for less often. */
+static int64_t busy_nap(dibs_db *db, int count, int64_t waited) {
+  int64_t longest = waited < 1000 ? NAP_LONGEST : NAP_LONGEST * 10;
+  int64_t length = count < 4 ? NAP_SHORTEST << count : longest;
+  return length / 2 + (int64_t)(random_next(db) % (uint64_t)length);
+}
+
 /* Called by SQLite while another connection has the lock. Its own handler sleeps
 ** by a table of up to 100 ms, and whoever sleeps so long hardly gets a turn
-** beside one that writes without pause; short random naps do better. After a
-** second the lock is held by something slow, which is asked for less often.
-** With a sidecar the end of another's transaction ends the nap. */
+** beside one that writes without pause. Here the end of another's transaction
+** ends the sleep, or, without a sidecar, naps are short and random. */
 static int busy_wait(void *context, int count) {
   dibs_db *db = context;
   int64_t now = time_monotonic();
@@ -329,11 +332,14 @@ static int busy_wait(void *context, int count) {
   int64_t waited = now - db->busy_since;
   if (waited >= db->busy_timeout) return 0;
   if (db->engine) engine_wait(db->engine);
-  long longest = waited < 1000 ? NAP_LONGEST : NAP_LONGEST * 10;
-  long length = count < 4 ? NAP_SHORTEST << count : longest;
-  length = length / 2 + (long)(random_next(db) % (uint64_t)length);
-  struct timespec pause = {.tv_nsec = length * 1000};
-  nanosleep(&pause, NULL);
+  int64_t length = busy_nap(db, count, waited);
+  if (!db->sidecar) {
+    struct timespec pause = {.tv_nsec = (long)length * 1000};
+    nanosleep(&pause, NULL);
+    return 1;
+  }
+  if (count) turn_wait(db->sidecar, db->busy_turn, length);
+  db->busy_turn = turn_see(db->sidecar);
   return 1;
 }
 
@@ -443,7 +449,6 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (getrandom(&db->random, sizeof db->random, 0) != sizeof db->random)
     db->random = (uint64_t)time_now() ^ (uint64_t)db->pid << 32;
   if (!db->status) connection_open(db, options->create);
-  if (!db->status) sidecar_apply(db, options);
   if (!db->status) sql_prepare(db);
   if (!db->status) settings_apply(db);
   db->now = dibs_now(db);
@@ -451,6 +456,7 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (!db->status) journal_apply(db, options);
   if (!db->status) synchronous_apply(db, options);
   if (!db->status) schema_make(db);
+  if (!db->status) sidecar_apply(db, options);
 }
 
 static void connection_close(dibs_db *db) {

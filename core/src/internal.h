@@ -173,6 +173,7 @@ const struct sqlite3_api_routines *provider_linked(void);
 
 #define SLOT_COUNT    512
 #define CHANNEL_COUNT 32
+#define FALLBACK      1000 /* ms after which a waiter looks in any case */
 
 /* A process (sidecar.c). Numbers that do not change while the slot is taken
 ** are written before `holder`. */
@@ -184,7 +185,8 @@ struct slot {
   _Atomic uint64_t started;   /* ticks since boot, as in proc(5) stat */
   _Atomic uint64_t beat;      /* ms since boot; 0: no engine */
   _Atomic uint32_t mail;      /* counts what its engines are to look after */
-  uint32_t reserved[5];
+  _Atomic uint32_t check;     /* over the numbers that do not change */
+  uint32_t reserved[4];
 };
 
 /* Who waits on a channel (wake.c). Times are seconds since boot. */
@@ -231,9 +233,11 @@ struct sidecar {
   char *name;     /* of the file */
   char *database; /* its path */
   int references;
-  uint64_t namespace;    /* our own */
-  pthread_mutex_t mutex; /* for what follows */
-  _Atomic int fd;        /* -1: in memory */
+  pid_t pid;                /* whose it is */
+  uint64_t namespace;       /* our own */
+  _Atomic int64_t followed; /* ms since boot: the name was looked at */
+  pthread_mutex_t mutex;    /* for what follows */
+  _Atomic int fd;           /* -1: in memory */
   dev_t device;
   ino_t inode;
   struct board *_Atomic board;
@@ -247,8 +251,8 @@ struct sidecar {
 /* Milliseconds since the machine was started, the same for all processes. */
 int64_t time_since_boot(void);
 
-/* When a process was started, in ticks since boot; 0 when it is gone or a
-** zombie, -1 when that cannot be told. */
+/* When a process was started, in ticks since boot; -1 when that cannot be
+** told. */
 int64_t process_started(pid_t pid);
 
 /* The sidecar of the database at that path. NULL when there is none to be had.
@@ -256,8 +260,9 @@ int64_t process_started(pid_t pid);
 struct sidecar *sidecar_open(const char *database, bool in_memory);
 void sidecar_close(struct sidecar *sidecar);
 
-/* See whether the file's name still leads to it, and follow. */
-void sidecar_follow(struct sidecar *sidecar);
+/* Once in a fallback interval: see whether the file's name still leads to it,
+** and follow. True when it was time to. */
+bool sidecar_follow(struct sidecar *sidecar);
 
 /* Take a slot for this process, unless it has one. Gives the holder's number
 ** for leases that end with the process; 0 when there is none to be had. */
@@ -341,6 +346,7 @@ void wake_send(struct sidecar *sidecar, struct wakes *wakes);
 struct wait {
   struct sidecar *sidecar;
   struct board *board;
+  struct slot *slot;  /* counts it, too; NULL: none */
   uint32_t mask;      /* channels waited on */
   uint32_t sign;      /* of the patterns */
   uint32_t seen;      /* seq before the last look */
@@ -593,9 +599,6 @@ void handle_wait_look(dibs_db *db, struct handle_wait *waiting);
 ** error. */
 bool handle_wait(dibs_db *db, struct handle_wait *waiting, int64_t due);
 void handle_wait_end(dibs_db *db, struct handle_wait *waiting);
-
-/* A waiter looks at the latest after so many ms. */
-#define FALLBACK 1000
 
 /* --------------------------------------------------------------------- log */
 

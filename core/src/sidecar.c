@@ -26,7 +26,8 @@
 ** A slot: u64 holder, a random number, 0 in a free slot; u32 process id;
 ** u32 waiters of the process; u64 inode of its pid namespace; u64 its start
 ** time in clock ticks since boot; u64 beat, ms since boot, of its engines'
-** heartbeat, 0 without an engine.
+** heartbeat, 0 without an engine; u32 mail, on which its engines sleep (futex);
+** u32 check, over what does not change.
 **
 ** The process owns a slot by an open-file-description lock on byte
 ** LOCK_SLOTS + number, far behind the end of the file. The kernel drops it when
@@ -41,7 +42,10 @@
 ** short, foreign or of an older version is replaced by rename, never changed
 ** in place, for others may have it mapped: they notice within the fallback
 ** interval that the name leads elsewhere, and follow. The old file stays open,
-** with its locks, until the last handle is closed.
+** with its locks, until the last handle is closed. (To cut the file short in
+** place, while it is in use, is as deadly as it is with SQLite's -shm file: a
+** SIGBUS.) A copy of the file has slots of the living without locks, so a free
+** lock is no proof where the process can be seen to live.
 **
 ** A process has one struct sidecar for each database. In a forked child its
 ** descriptors are closed at once, or the child would hold its parent's locks.
@@ -50,6 +54,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -256,37 +261,54 @@ uint64_t process_namespace(void) {
   return stat("/proc/self/ns/pid", &status) ? 0 : (uint64_t)status.st_ino;
 }
 
-/* Fields 3 and 22 of proc(5) stat. The second, the name, may hold anything, but
-** the last ')' ends it. 0 when there is no such process or it is a zombie, -1
-** when that cannot be told. */
-int64_t process_started(pid_t pid) {
-  char path[64], text[1024], state;
+/* The state and the fields 20 and 22, the number of threads and the start, of
+** proc(5) stat. The second field, the name, may hold anything, but the last ')'
+** ends it. */
+static bool process_read_stat(pid_t pid, char *state, int64_t *threads,
+                              int64_t *started) {
+  char path[64], text[1024];
+  long long numbers[2];
   snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return errno == ENOENT ? 0 : -1;
+  if (fd < 0) return false;
   ssize_t size = read(fd, text, sizeof text - 1);
-  int error = errno;
   close(fd);
-  if (size <= 0) return error == ESRCH ? 0 : -1;
+  if (size <= 0) return false;
   text[size] = 0;
   char *at = strrchr(text, ')');
-  long long started;
-  if (!at || sscanf(at, ") %c", &state) != 1) return -1;
-  if (state == 'Z' || state == 'X') return 0;
-  for (int field = 2; at && field < 22; field++) at = strchr(at + 1, ' ');
-  return at && sscanf(at, " %lld", &started) == 1 ? started : -1;
+  if (!at || sscanf(at, ") %c", state) != 1) return false;
+  for (int field = 2; at && field < 20; field++) at = strchr(at + 1, ' ');
+  if (!at || sscanf(at, " %lld %*d %lld", &numbers[0], &numbers[1]) != 2)
+    return false;
+  *threads = numbers[0];
+  *started = numbers[1];
+  return true;
 }
 
-/* Whether the process of a slot, of our own pid namespace, is gone. */
-static bool process_is_gone(const struct slot *slot, uint64_t namespace) {
-  pid_t pid = (pid_t)atomic_load(&slot->pid);
-  if (pid <= 0 || !namespace || atomic_load(&slot->namespace) != namespace)
-    return false;
-  int64_t started = process_started(pid);
-  return started >= 0 && (uint64_t)started != atomic_load(&slot->started);
+int64_t process_started(pid_t pid) {
+  char state;
+  int64_t threads, started;
+  return process_read_stat(pid, &state, &threads, &started) ? started : -1;
+}
+
+/* A zombie has given up its files; one whose main thread alone has ended has
+** other threads. */
+static bool process_is_zombie(pid_t pid) {
+  char state;
+  int64_t threads, started;
+  return process_read_stat(pid, &state, &threads, &started) && state == 'Z' &&
+         threads <= 1;
 }
 
 /* ------------------------------------------------------------------- slots */
+
+/* Of what a slot says of its process, against damage. */
+static uint32_t slot_check(const struct slot *slot) {
+  uint64_t sum = atomic_load(&slot->holder) ^ atomic_load(&slot->pid) ^
+                 atomic_load(&slot->namespace) << 20 ^
+                 atomic_load(&slot->started) << 40;
+  return (uint32_t)(sum * 0x9E3779B97F4A7C15u >> 32);
+}
 
 static void slot_fill(struct sidecar *sidecar, struct slot *slot) {
   atomic_store(&slot->pid, (uint32_t)getpid());
@@ -295,6 +317,43 @@ static void slot_fill(struct sidecar *sidecar, struct slot *slot) {
   atomic_store(&slot->started, (uint64_t)process_started(getpid()));
   atomic_store(&slot->beat, 0);
   atomic_store(&slot->holder, (uint64_t)sidecar->holder);
+  atomic_store(&slot->check, slot_check(slot));
+}
+
+/* The process of a slot, if its number means something to us; or 0. */
+static pid_t slot_process(const struct sidecar *sidecar,
+                          const struct slot *slot) {
+  if (!sidecar->namespace ||
+      atomic_load(&slot->namespace) != sidecar->namespace ||
+      atomic_load(&slot->check) != slot_check(slot))
+    return 0;
+  return (pid_t)atomic_load(&slot->pid);
+}
+
+/* Proof that it is gone, or that it lives. There is not always one: its number
+** may be another's by now, or be hidden from us. */
+static bool slot_is_gone(const struct sidecar *sidecar,
+                         const struct slot *slot) {
+  pid_t pid = slot_process(sidecar, slot);
+  if (pid <= 0) return false;
+  return (kill(pid, 0) && errno == ESRCH) || process_is_zombie(pid);
+}
+
+static bool slot_is_alive(const struct sidecar *sidecar,
+                          const struct slot *slot) {
+  pid_t pid = slot_process(sidecar, slot);
+  return pid > 0 && !process_is_zombie(pid) &&
+         process_started(pid) == (int64_t)atomic_load(&slot->started);
+}
+
+/* Whether any slot of that holder has its lock. */
+static bool holder_is_locked(const struct sidecar *sidecar,
+                             const struct board *board, uint64_t holder) {
+  for (int i = 0; i < SLOT_COUNT; i++)
+    if (atomic_load(&board->slots[i].holder) == holder &&
+        lock_is_held(sidecar->fd, LOCK_SLOTS + i))
+      return true;
+  return false;
 }
 
 static int slot_take(struct sidecar *sidecar, struct board *board) {
@@ -340,12 +399,17 @@ void sidecar_beat(struct sidecar *sidecar) {
   pthread_mutex_unlock(&sidecar->mutex);
 }
 
+/* By a free lock, unless that is so because the file is a copy; or, if a child
+** that was forked behind our back keeps the lock, by its number. */
 static bool slot_is_dead(struct sidecar *sidecar, struct board *board, int i) {
-  struct slot *slot = &board->slots[i];
-  if (i == sidecar->slot || !atomic_load(&slot->holder)) return false;
-  if (!lock_is_held(sidecar->fd, LOCK_SLOTS + i)) return true;
-  /* A child that was forked behind our back may keep the lock. */
-  return process_is_gone(slot, sidecar->namespace);
+  const struct slot *slot = &board->slots[i];
+  uint64_t holder = atomic_load(&slot->holder);
+  if (!holder || holder == (uint64_t)atomic_load(&sidecar->holder))
+    return false;
+  if (lock_is_held(sidecar->fd, LOCK_SLOTS + i))
+    return slot_is_gone(sidecar, slot);
+  return !slot_is_alive(sidecar, slot) &&
+         !holder_is_locked(sidecar, board, holder);
 }
 
 bool sidecar_holder_beats(struct sidecar *sidecar, int64_t holder,
@@ -408,7 +472,7 @@ void sidecar_bury(struct sidecar *sidecar, const struct dead_holder *dead) {
   uint64_t holder = (uint64_t)dead->holder;
   bool locked = lock_take(sidecar->fd, LOCK_SLOTS + dead->slot);
   if (atomic_load(&slot->holder) == holder &&
-      (locked || process_is_gone(slot, sidecar->namespace))) {
+      (locked || slot_is_gone(sidecar, slot))) {
     waiters_discount(board, slot);
     atomic_compare_exchange_strong(&slot->holder, &holder, 0);
   }
@@ -419,7 +483,9 @@ void sidecar_bury(struct sidecar *sidecar, const struct dead_holder *dead) {
 
 static struct sidecar *sidecar_find(const char *name) {
   struct sidecar *sidecar = sidecars;
-  while (sidecar && strcmp(sidecar->name, name)) sidecar = sidecar->next;
+  /* A child that was forked behind our back has its parent's. */
+  while (sidecar && (sidecar->pid != getpid() || strcmp(sidecar->name, name)))
+    sidecar = sidecar->next;
   return sidecar;
 }
 
@@ -435,6 +501,7 @@ static struct sidecar *sidecar_new(const char *name, const char *database) {
   sidecar->name = strdup(name);
   sidecar->database = strdup(database);
   sidecar->fd = sidecar->slot = -1;
+  sidecar->pid = getpid();
   sidecar->namespace = process_namespace();
   if (!sidecar->name || !sidecar->database ||
       pthread_mutex_init(&sidecar->mutex, NULL)) {
@@ -482,11 +549,13 @@ static void board_unmap(int fd, struct board *board) {
 }
 
 /* A slot that never held a lease is free at once. Leases that are still held go
-** back as those of the dead do, with the next probing: nobody works on them. */
+** back as those of the dead do, with the next probing, though the process lives:
+** nobody works on them. */
 static void sidecar_end(struct sidecar *sidecar) {
   struct sidecar_old *next;
   monitor_stop(sidecar);
   struct slot *slot = sidecar_slot(sidecar);
+  if (slot) atomic_store(&slot->pid, 0);
   if (slot && !atomic_load(&sidecar->attached)) atomic_store(&slot->holder, 0);
   for (struct sidecar_old *old = sidecar->old; old; old = next) {
     next = old->next;
@@ -527,13 +596,19 @@ static void sidecar_move(struct sidecar *sidecar) {
     sidecar->slot = slot_take(sidecar, atomic_load(&sidecar->board));
 }
 
-void sidecar_follow(struct sidecar *sidecar) {
+bool sidecar_follow(struct sidecar *sidecar) {
   struct stat status;
-  if (!sidecar || sidecar->fd < 0) return;
+  if (sidecar->fd < 0) return false;
+  int64_t now = time_since_boot();
+  int64_t last = atomic_load_explicit(&sidecar->followed, memory_order_relaxed);
+  if (now - last < FALLBACK ||
+      !atomic_compare_exchange_strong(&sidecar->followed, &last, now))
+    return false;
   pthread_mutex_lock(&sidecar->mutex);
   bool there = !stat(sidecar->name, &status) &&
                status.st_dev == sidecar->device &&
                status.st_ino == sidecar->inode;
   if (!there) sidecar_move(sidecar);
   pthread_mutex_unlock(&sidecar->mutex);
+  return true;
 }

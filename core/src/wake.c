@@ -116,7 +116,8 @@ static uint32_t boot_seconds(void) {
 
 /* A time ahead of us is from before a reboot, or damage: long ago. */
 static bool is_recent(uint32_t at, uint32_t now) {
-  return at && at <= now && now - at <= MIXED_SECONDS;
+  /* Another may have read the clock a moment later. */
+  return at && at <= now + 1 && now + 1 - at <= MIXED_SECONDS + 1;
 }
 
 static bool channel_is_mixed(const struct channel *channel, uint32_t now) {
@@ -152,6 +153,7 @@ static void mails_send(struct board *board, const struct wakes *wakes) {
 }
 
 void wake_send(struct sidecar *sidecar, struct wakes *wakes) {
+  if (sidecar && wakes->mask) sidecar_follow(sidecar);
   const uint32_t ended = 1u << CHANNEL_ENDED;
   struct board *board = sidecar ? atomic_load(&sidecar->board) : NULL;
   if (!wakes->mask && !wakes->mails) return;
@@ -200,23 +202,19 @@ static void wait_announce(struct wait *wait) {
     atomic_store(&wait->board->channels[CHANNEL_ENDED].sign_at, now);
 }
 
-static void slot_count_add(struct wait *wait, uint32_t count) {
-  struct slot *slot = sidecar_slot(wait->sidecar);
-  if (slot) atomic_fetch_add(&slot->waiters, count);
-}
-
 static void wait_count(struct wait *wait) {
   wait->board = atomic_load(&wait->sidecar->board);
   wait->announced = 0;
   wait_announce(wait);
   atomic_fetch_add(&wait->board->waiters, 1);
-  slot_count_add(wait, 1);
+  wait->slot = sidecar_slot(wait->sidecar);
+  if (wait->slot) atomic_fetch_add(&wait->slot->waiters, 1);
   wait->counted = true;
 }
 
 static void wait_uncount(struct wait *wait) {
   if (!wait->counted) return;
-  slot_count_add(wait, (uint32_t)-1);
+  if (wait->slot) atomic_fetch_sub(&wait->slot->waiters, 1);
   atomic_fetch_sub(&wait->board->waiters, 1);
   wait->counted = false;
 }
@@ -238,6 +236,7 @@ void wait_start(struct wait *wait, struct sidecar *sidecar,
 /* The sidecar may have been replaced meanwhile. */
 void wait_look(struct wait *wait) {
   if (!wait->sidecar) return;
+  if (sidecar_follow(wait->sidecar)) monitor_start(wait->sidecar);
   if (wait->board != atomic_load(&wait->sidecar->board)) {
     wait_uncount(wait);
     wait_count(wait);
@@ -305,6 +304,7 @@ void turn_end(struct sidecar *sidecar) {
   if (!sidecar) return;
   struct board *board = atomic_load(&sidecar->board);
   atomic_fetch_add(&board->turn, 1);
+  atomic_fetch_add_explicit(&board->writes, 1, memory_order_relaxed);
   if (atomic_load(&board->queued) && atomic_exchange(&board->queued, 0) &&
       futex_wake(&board->turn, 1, FUTEX_BITSET_MATCH_ANY) > 0)
     atomic_store(&board->queued, 1);
