@@ -801,6 +801,67 @@ DIBS_API int dibs_engine_stop(dibs_engine *engine, int64_t grace,
 DIBS_API int dibs_engine_close(dibs_engine *engine);
 
 /* ------------------------------------------------------------------------ */
+/* Watch                                                                    */
+/* ------------------------------------------------------------------------ */
+
+/*
+** Waiting until something can be claimed from some queues, without claiming it:
+** for programs that have their own loop. A watch has a handle of its own; it
+** does not survive a fork. What it tells is a hint: somebody else may be faster.
+**
+** Blocking: dibs_watch_wait(). For an event loop: a callback, or a descriptor to
+** poll. Both tell once that there is something, and again only after
+** dibs_watch_arm(), which is called when a claim has found nothing more.
+*/
+typedef struct dibs_watch dibs_watch;
+
+typedef struct dibs_watch_options {
+  size_t size; /* sizeof(dibs_watch_options) */
+  /* Called by a thread of the watch, with DIBS_OK, or with why it cannot go on.
+  ** It must not call the watch, dibs_watch_arm() excepted. NULL: none. */
+  void (*callback)(void *context, int status);
+  void *context;  /* borrowed until dibs_watch_close() */
+  int descriptor; /* nonzero: make a descriptor to poll */
+  int reserved;
+} dibs_watch_options;
+
+#define DIBS_WATCH_OPTIONS_INIT                                                \
+  { sizeof(dibs_watch_options), NULL, NULL, 0, 0 }
+
+/* Open the database, as dibs_open() does with the same options, and a watch on
+** the queues that match (0 patterns: "default"). On failure *watch is set all
+** the same, unless memory ran out, and must be closed. */
+DIBS_API int dibs_watch_open(const char *path,
+                             const dibs_open_options *open_options,
+                             const char *const *queues, size_t count,
+                             const dibs_watch_options *options,
+                             dibs_watch **watch);
+
+/* As dibs_error(), of the watch's own handle. */
+DIBS_API const char *dibs_watch_error(const dibs_watch *watch);
+
+/* Wait up to `timeout` ms (DIBS_FOREVER) until something can be claimed: DIBS_OK,
+** at once when there is something already. DIBS_EMPTY, DIBS_INTERRUPTED. Not
+** for a watch with a callback or a descriptor. */
+DIBS_API int dibs_watch_wait(dibs_watch *watch, int64_t timeout);
+
+/* Make the wait under way, or the next one, return DIBS_INTERRUPTED. From any
+** thread and from a signal handler. */
+DIBS_API void dibs_watch_interrupt(dibs_watch *watch);
+
+/* The descriptor, which is readable when there is something; -1: none. It
+** belongs to the watch. */
+DIBS_API int dibs_watch_descriptor(const dibs_watch *watch);
+
+/* Tell again; at once when there is something now. The descriptor is not readable
+** any more until then. Gives the status with which the watch ended, if it has:
+** see dibs_watch_error(). DIBS_MISUSE without callback and descriptor. */
+DIBS_API int dibs_watch_arm(dibs_watch *watch);
+
+/* Close and free it; no thread may be in a call. NULL is harmless. */
+DIBS_API int dibs_watch_close(dibs_watch *watch);
+
+/* ------------------------------------------------------------------------ */
 /* Look                                                                     */
 /* ------------------------------------------------------------------------ */
 

@@ -1031,14 +1031,11 @@ static int options_refuse(dibs_engine *engine,
   return DIBS_OK;
 }
 
-static bool queues_copy(dibs_engine *engine, const char *const *queues,
-                        size_t count) {
-  engine->queues = calloc(count ? count : 1, sizeof *engine->queues);
+static bool queues_copy(dibs_engine *engine, struct patterns patterns) {
+  engine->queues = pattern_copy(patterns);
   if (!engine->queues) return false;
-  for (size_t i = 0; i < count; i++)
-    if (!(engine->queues[i] = strdup(queues[i]))) return false;
   engine->patterns =
-      (struct patterns){(const char *const *)engine->queues, count};
+      (struct patterns){(const char *const *)engine->queues, patterns.count};
   return true;
 }
 
@@ -1059,8 +1056,7 @@ static int options_take(dibs_engine *engine,
   if (!handle_enter(db, &status)) return engine->status = status;
   struct patterns patterns =
       pattern_or_default(db, options->queues, options->queue_count);
-  if (!db->status && !queues_copy(engine, patterns.items, patterns.count))
-    handle_nomem(db);
+  if (!db->status && !queues_copy(engine, patterns)) handle_nomem(db);
   if (db->status) engine_fail(engine, db->status, "%s", db->message);
   return handle_leave(db);
 }
@@ -1158,9 +1154,7 @@ int dibs_engine_close(dibs_engine *engine) {
     run_free(run);
   }
   dibs_close(engine->db);
-  for (size_t i = 0; engine->queues && i < engine->patterns.count; i++)
-    free(engine->queues[i]);
-  free(engine->queues);
+  pattern_free(engine->queues, engine->patterns.count);
   free(engine->worker);
   pthread_cond_destroy(&engine->jobs);
   pthread_cond_destroy(&engine->news);

@@ -322,6 +322,7 @@ struct wakes {
 
 /* Channels besides those of queues. */
 #define CHANNEL_QUEUES 28 /* the first so many */
+#define CHANNEL_LOOKS  28 /* none: marks who looks and does not claim */
 #define CHANNEL_ENDED  29 /* a job ended */
 #define CHANNEL_DUTY   30 /* look after board->duty */
 #define CHANNEL_STOP   31 /* somebody's wait is interrupted */
@@ -626,6 +627,10 @@ struct patterns {
 /* Check `count` patterns of an operation. */
 struct patterns pattern_check(dibs_db *db, const char *const *items,
                               size_t count);
+
+/* Copies of patterns that have been checked, to be freed; NULL without memory. */
+char **pattern_copy(struct patterns patterns);
+void pattern_free(char **copies, size_t count);
 
 bool pattern_is_name(const char *pattern);
 bool pattern_matches(const char *pattern, const char *queue);

@@ -7,6 +7,7 @@
 #include "internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 bool pattern_is_name(const char *pattern) {
@@ -70,4 +71,20 @@ struct patterns pattern_check(dibs_db *db, const char *const *items,
     handle_fail(db, DIBS_MISUSE, "queues is NULL but their count is not 0");
   for (size_t i = 0; i < count && !db->status; i++) one_check(db, items[i]);
   return (struct patterns){items, db->status ? 0 : count};
+}
+
+char **pattern_copy(struct patterns patterns) {
+  char **copies = calloc(patterns.count + 1, sizeof *copies);
+  for (size_t i = 0; copies && i < patterns.count; i++) {
+    copies[i] = strdup(patterns.items[i]);
+    if (copies[i]) continue;
+    pattern_free(copies, i);
+    return NULL;
+  }
+  return copies;
+}
+
+void pattern_free(char **copies, size_t count) {
+  for (size_t i = 0; copies && i < count; i++) free(copies[i]);
+  free(copies);
 }

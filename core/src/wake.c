@@ -227,6 +227,8 @@ void wait_start(struct wait *wait, struct sidecar *sidecar,
     wait->mask |= pattern_mask(patterns[i]);
     wait->sign = hash_add(wait->sign, patterns[i], strlen(patterns[i]) + 1);
   }
+  /* Who only looks must not be woken in place of one who claims. */
+  wait->sign = hash_add(wait->sign, (const char *)&mask, sizeof mask);
   wait->mask |= 1u << CHANNEL_DUTY | 1u << CHANNEL_STOP;
   if (!wait->sign) wait->sign = 1;
   sidecar_hold(sidecar);
