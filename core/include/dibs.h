@@ -163,6 +163,31 @@ DIBS_API int dibs_status_exit_code(int status);
 /* One connection to one database. */
 typedef struct dibs_db dibs_db;
 
+#define DIBS_MESSAGE_SIZE 256 /* bytes, of texts that are not a handle's */
+
+/* An SQLite library (sqlite3.h, sqlite3ext.h). */
+typedef struct dibs_provider dibs_provider;
+struct sqlite3;
+struct sqlite3_api_routines;
+
+/*
+** The provider for a library's API table, which it gives to the entry point of
+** an extension: the third argument of sqlite3_extension_init(). One table gives
+** one provider, which lives as long as the process. Safe in any thread.
+**
+** DIBS_LIBRARY  older than 3.38, or an entry that is needed is missing;
+**               `message` (may be NULL) names version and entry
+** DIBS_NOMEM
+*/
+DIBS_API int dibs_provider_get(const struct sqlite3_api_routines *api,
+                               const dibs_provider **provider,
+                               char message[DIBS_MESSAGE_SIZE]);
+
+/* The provider for the library that this one is linked with: what is used where
+** none is named. DIBS_LIBRARY when it was compiled with DIBS_NO_LINKED. */
+DIBS_API int dibs_provider_linked(const dibs_provider **provider,
+                                  char message[DIBS_MESSAGE_SIZE]);
+
 enum dibs_create {
   DIBS_CREATE = 0,      /* make the file and the tables, or migrate them */
   DIBS_CREATE_FILE = 1, /* make the tables only in a file that is new */
@@ -222,12 +247,16 @@ typedef struct dibs_open_options {
                             ** the thread that made it; it must not call the
                             ** handle. What is rolled back is not told. */
   void *log_context;                           /* borrowed until dibs_close() */
+  const dibs_provider *provider;               /* NULL: the linked library */
+  int two_libraries; /* nonzero: do not refuse a file that this process has open
+                     ** through another SQLite library */
+  int reserved;      /* 0 */
 } dibs_open_options;
 
 #define DIBS_OPEN_OPTIONS_INIT                                                 \
   {                                                                            \
     sizeof(dibs_open_options), 0, 0, 0, 0, DIBS_UNSET, DIBS_UNSET, NULL, NULL, \
-        NULL, NULL                                                             \
+        NULL, NULL, NULL, 0, 0                                                 \
   }
 
 /*
@@ -250,6 +279,30 @@ typedef struct dibs_open_options {
 */
 DIBS_API int dibs_open(const char *path, const dibs_open_options *options,
                        dibs_db **db);
+
+/*
+** A handle on a connection of the application, whose library the provider is
+** (NULL: the linked one): enqueue, claim, settle and look within its transaction,
+** or, when none is open, each operation as one of its own. Whoever waits is woken
+** when the application commits. The connection's settings, hooks and handlers
+** stay as they are, its last_insert_rowid() too. Only for the thread that may use
+** the connection. What waits (a claim with `wait`, dibs_join()) is refused: that is for
+** handles from dibs_open().
+**
+** Handles on the same connection are one and the same, which dibs_close() counts.
+** The application may close the connection first: what is called afterwards gives
+** DIBS_CLOSED. Of the options (NULL: none) only create, clock, log and
+** max_payload count; `create` is DIBS_CREATE_NONE where there are none.
+**
+** DIBS_SCHEMA    there are no tables, and none are to be made; the handle works
+**                as soon as there are
+** DIBS_SNAPSHOT  the application's transaction has read an older state and
+**                cannot write: it must begin with BEGIN IMMEDIATE
+** DIBS_LIBRARY, DIBS_NOMEM, DIBS_MISUSE, and what making the tables can give
+*/
+DIBS_API int dibs_attach(struct sqlite3 *connection,
+                         const dibs_provider *provider,
+                         const dibs_open_options *options, dibs_db **db);
 
 /*
 ** Close the handle and free it. NULL is harmless. No other thread may be using

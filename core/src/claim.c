@@ -445,8 +445,10 @@ static void claim_wait(dibs_db *db, struct claim *claim, int64_t wait) {
 }
 
 static void claim_run(dibs_db *db, struct claim *claim, int64_t wait) {
+  bool waits = wait != DIBS_UNSET && wait;
+  if (waits && !handle_may_wait(db)) return;
   claim_once(db, claim);
-  if (!claim->list->list.count && !db->status && wait != DIBS_UNSET && wait)
+  if (!claim->list->list.count && !db->status && waits)
     claim_wait(db, claim, wait);
   if (!claim->list->list.count)
     handle_fail(db, DIBS_EMPTY,

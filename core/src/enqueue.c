@@ -449,9 +449,18 @@ void enqueue_write(dibs_db *db, const dibs_new_job *jobs, size_t count,
 
 int dibs_enqueue_many(dibs_db *db, const dibs_new_job *jobs, size_t count,
                       dibs_enqueued *results) {
+  int status;
   if (!db) return DIBS_MISUSE;
   if (db->pid != getpid()) return DIBS_FORKED;
-  return share_enqueue(db, jobs, count, results);
+  if (!db->attached) return share_enqueue(db, jobs, count, results);
+  if (!handle_enter(db, &status)) return status;
+  enqueue_check(db, jobs, count);
+  if (!db->status && count) {
+    sql_begin_write(db);
+    enqueue_write(db, jobs, count, results);
+    sql_end(db);
+  }
+  return handle_leave(db);
 }
 
 int dibs_enqueue(dibs_db *db, const char *queue, dibs_payload payload,

@@ -20,7 +20,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SQLITE_OLDEST 3038000
 #define NAP_SHORTEST  30 /* microseconds */
 #define NAP_LONGEST   500
 #define LOOK_SHORTEST 1   /* ms between looks without a sidecar */
@@ -70,11 +69,21 @@ void handle_clear(dibs_db *db) {
   db->error_index = -1;
 }
 
+/* The tables of a host's database may come at any time. */
+static bool host_enter(dibs_db *db, int *status) {
+  if (!attached_enter(db, status)) return false;
+  if (!db->schema && !db->status) schema_look(db, DIBS_CREATE_NONE);
+  if (!db->status && db->schema) return true;
+  *status = handle_leave(db);
+  return false;
+}
+
 bool handle_enter(dibs_db *db, int *status) {
   *status = DIBS_MISUSE;
   if (!db) return false;
   *status = DIBS_FORKED;
   if (db->pid != getpid()) return false;
+  if (db->attached) return host_enter(db, status);
   pthread_mutex_lock(&db->mutex);
   if (!db->schema) {
     /* The text of the failure to open stays. */
@@ -90,8 +99,19 @@ bool handle_enter(dibs_db *db, int *status) {
 int handle_leave(dibs_db *db) {
   log_flush(db);
   int status = db->status;
-  pthread_mutex_unlock(&db->mutex);
+  if (db->attached)
+    attached_leave(db);
+  else
+    pthread_mutex_unlock(&db->mutex);
   return status;
+}
+
+bool handle_may_wait(dibs_db *db) {
+  if (!db->attached) return true;
+  handle_fail(db, DIBS_MISUSE,
+              "an attached connection cannot wait, it is the application's: "
+              "wait on a handle from dibs_open()");
+  return false;
 }
 
 int64_t dibs_now(const dibs_db *db) {
@@ -219,6 +239,11 @@ void dibs_interrupt(dibs_db *db) {
 
 /* splitmix64 (Steele, Lea, Flood 2014): a bijection of a counter, so that one
 ** handle never gives the same number twice; its start is the kernel's. */
+void handle_seed(dibs_db *db) {
+  if (getrandom(&db->random, sizeof db->random, 0) != sizeof db->random)
+    db->random = (uint64_t)time_now() ^ (uint64_t)getpid() << 32;
+}
+
 uint64_t random_next(dibs_db *db) {
   uint64_t x = db->random += 0x9E3779B97F4A7C15u;
   x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
@@ -331,6 +356,8 @@ static int busy_wait(void *context, int count) {
   if (!count) db->busy_since = now;
   int64_t waited = now - db->busy_since;
   if (waited >= db->busy_timeout) return 0;
+  if (!count) db->self_blocked = attached_blocks(db);
+  if (db->self_blocked) return 0;
   if (db->engine) engine_wait(db->engine);
   int64_t length = busy_nap(db, count, waited);
   if (!db->sidecar) {
@@ -369,39 +396,45 @@ static void synchronous_apply(dibs_db *db, const dibs_open_options *options) {
     sql_script(db, "PRAGMA synchronous=NORMAL");
 }
 
-/* Without one waiting polls, which is slower and no less right. */
-static void sidecar_apply(dibs_db *db, const dibs_open_options *options) {
+/* The name under which connections of this process share a database in memory;
+** false when it is a file. */
+static bool memory_name(dibs_db *db, char *name, size_t room) {
   SQLITE_LIBRARY(db);
-  const char *wake = getenv("DIBS_WAKE");
-  if (options->wake == DIBS_WAKE_PORTABLE ||
-      (wake && !strcmp(wake, "portable")))
+  const char *file = sqlite3_db_filename(db->sqlite, "main");
+  char *vfs = NULL;
+  sqlite3_file_control(db->sqlite, "main", SQLITE_FCNTL_VFSNAME, &vfs);
+  bool shared = vfs && strstr(vfs, "memdb") && file && *file;
+  sqlite3_free(vfs);
+  if (shared)
+    snprintf(name, room, "memdb:%s", file);
+  else
+    snprintf(name, room, ":memory:%p", (void *)db);
+  return shared || !file || !*file;
+}
+
+/* Without a sidecar waiting polls, which is slower and no less right. */
+void handle_share(dibs_db *db, int wake) {
+  SQLITE_LIBRARY(db);
+  char name[512];
+  const char *forced = getenv("DIBS_WAKE");
+  if (wake == DIBS_WAKE_PORTABLE || (forced && !strcmp(forced, "portable")))
     return;
-  if (!db->in_memory) {
+  if (memory_name(db, name, sizeof name))
+    db->sidecar = sidecar_open(name, true);
+  else
     db->sidecar = sidecar_open(sqlite3_db_filename(db->sqlite, "main"), false);
-    return;
-  }
-  char name[64];
-  snprintf(name, sizeof name, ":memory:%p", (void *)db);
-  db->sidecar = sidecar_open(name, true);
 }
 
-static void library_check(dibs_db *db) {
-  db->api = provider_linked();
-  if (!db->api) {
-    handle_fail(db, DIBS_LIBRARY,
-                "the linked SQLite library does not give its "
-                "API table: it was built without extensions");
-    return;
-  }
-  SQLITE_LIBRARY(db);
-  if (handle_library(db) < SQLITE_OLDEST)
-    handle_fail(db, DIBS_LIBRARY,
-                "SQLite %s is too old: dibs needs 3.38 or "
-                "newer",
-                sqlite3_libversion());
+static void library_find(dibs_db *db, const dibs_open_options *options) {
+  char message[DIBS_MESSAGE_SIZE];
+  const dibs_provider *provider = options->provider;
+  if (!provider && dibs_provider_linked(&provider, message))
+    handle_fail(db, DIBS_LIBRARY, "%s", message);
+  else
+    db->api = provider_api(provider);
 }
 
-static void open_options_check(dibs_db *db, const dibs_open_options *options) {
+void handle_options_check(dibs_db *db, const dibs_open_options *options) {
   if (options->size != sizeof *options)
     handle_fail(db, DIBS_MISUSE,
                 "open options were not set up with "
@@ -441,13 +474,12 @@ static void open_options_take(dibs_db *db, const dibs_open_options *options) {
 }
 
 static void handle_start(dibs_db *db, const dibs_open_options *options) {
-  open_options_check(db, options);
+  handle_options_check(db, options);
   if (!*db->path)
     handle_fail(db, DIBS_INVALID, "the path is empty: name a file");
   if (!db->status) open_options_take(db, options);
-  if (!db->status) library_check(db);
-  if (getrandom(&db->random, sizeof db->random, 0) != sizeof db->random)
-    db->random = (uint64_t)time_now() ^ (uint64_t)db->pid << 32;
+  if (!db->status) library_find(db, options);
+  handle_seed(db);
   if (!db->status) connection_open(db, options->create);
   if (!db->status) sql_prepare(db);
   if (!db->status) settings_apply(db);
@@ -456,7 +488,8 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (!db->status) journal_apply(db, options);
   if (!db->status) synchronous_apply(db, options);
   if (!db->status) schema_make(db);
-  if (!db->status) sidecar_apply(db, options);
+  if (!db->status && !options->two_libraries) conflict_check(db);
+  if (!db->status) handle_share(db, options->wake);
 }
 
 static void connection_close(dibs_db *db) {
@@ -505,6 +538,7 @@ int dibs_open(const char *path, const dibs_open_options *options,
 int dibs_close(dibs_db *db) {
   if (!db) return DIBS_OK;
   if (db->pid != getpid()) return DIBS_FORKED;
+  if (db->attached) return attached_close(db);
   share_close(&db->share);
   connection_close(db);
   log_forget(db);

@@ -7,22 +7,27 @@
 **     text      UTF-8, names, base64
 **     time      durations and times
 **     json      walking through valid JSON, writing JSON
-**     provider  the SQLite library in use
+**     linked    the SQLite library that the program is linked with
+**     provider  the SQLite libraries in use
 **     sidecar   the file that the processes of a database share
 **     monitor   a thread that sees other processes die and write
 **     wake      signals and waiting
 **     sql       every SQLite call: statements, transactions, error mapping
+**     transaction  an operation as a transaction, or a part of one
+**     conflict  two SQLite libraries on one file
 **     handle    the frame of each public operation
 **     log       telling the host what happened
 **     pattern   queue patterns
 **     schema    making, checking and migrating the tables
+**     attach    living inside a host's connection
 **     place     where jobs are: queues, placements, lanes, unique keys, ends
 **     reclaim   jobs whose holders died
 **     tidy      what time alone brings about, in bounded steps
 **     job       jobs as they are read
 **
 ** above which stand the public operations: enqueue, share, claim, settle, engine, look,
-** admin, doctor. Nothing but sql, provider and handle knows SQLite.
+** admin, doctor. Nothing but sql, transaction, provider, attach,
+** handle and extension knows SQLite.
 **
 ** Errors are carried on the handle. A helper that takes a handle does nothing
 ** once db->status is set, so a sequence of steps needs no test between them;
@@ -165,9 +170,10 @@ void json_quote(struct text *text, const char *data, size_t size);
 
 /* ---------------------------------------------------------------- provider */
 
-/* The API table of the SQLite library that this program is linked with; NULL
-** when it cannot be had. */
-const struct sqlite3_api_routines *provider_linked(void);
+/* The API table of the linked library; NULL when there is none. */
+const struct sqlite3_api_routines *linked_table(void);
+
+const struct sqlite3_api_routines *provider_api(const dibs_provider *provider);
 
 /* ----------------------------------------------------------------- sidecar */
 
@@ -340,6 +346,9 @@ void wake_note_mail(struct wakes *wakes, int64_t holder);
 /* So many fewer need to wake. */
 void wake_unnote(struct wakes *wakes, int channel, int64_t count);
 
+/* Add what `from` has to `wakes`; `from` is forgotten. */
+void wake_merge(struct wakes *wakes, struct wakes *from);
+
 /* Tell. What was noted is forgotten. */
 void wake_send(struct sidecar *sidecar, struct wakes *wakes);
 
@@ -434,6 +443,9 @@ struct share {
   pthread_cond_t work; /* the writer's */
 };
 
+/* How an operation is a transaction: see transaction.c. */
+enum mode { MODE_OWN, MODE_SAVEPOINT, MODE_BARE };
+
 struct dibs_db {
   const struct sqlite3_api_routines *api;
   sqlite3 *sqlite;
@@ -457,9 +469,12 @@ struct dibs_db {
   void *clock_context;
   int64_t now; /* time of the operation under way */
   struct cache cache;
-  bool writing;    /* within a write transaction */
-  uint64_t random; /* state of random_next() */
-  bool eager;      /* the last claim found something */
+  bool writing;              /* within a write transaction */
+  enum mode mode;            /* of the transaction under way */
+  struct attached *attached; /* NULL: the connection is our own */
+  bool self_blocked; /* the lock is this thread's, by another connection */
+  uint64_t random;   /* state of random_next() */
+  bool eager;        /* the last claim found something */
   void (*log)(void *, const dibs_log_event *);
   void *log_context;
   struct log_entry *log_first; /* of the operation under way */
@@ -539,12 +554,8 @@ void sql_script(dibs_db *db, const char *script);
 /* Prepare what must be at hand when memory is not. */
 void sql_prepare(dibs_db *db);
 
-/* Begin a transaction that may write, or one that only reads. */
-void sql_begin_write(dibs_db *db);
-void sql_begin_read(dibs_db *db);
-
-/* Commit, or roll back when db->status is set (or gets set by committing). */
-void sql_end(dibs_db *db);
+/* Reset every statement. */
+void sql_reset_all(dibs_db *db);
 
 /* Set the handle's error from an SQLite result code, unless one is set. */
 void sql_fail(dibs_db *db, int code);
@@ -552,7 +563,31 @@ void sql_fail(dibs_db *db, int code);
 /* Finalize every cached statement. */
 void sql_finalize(dibs_db *db);
 
+/* ------------------------------------------------------------- transaction */
+
+/* Begin a transaction that may write, or one that only reads; on a host's
+** connection, a part of its transaction. */
+void sql_begin_write(dibs_db *db);
+void sql_begin_read(dibs_db *db);
+
+/* Commit, or roll back when db->status is set (or gets set by committing). */
+void sql_end(dibs_db *db);
+
+/* ---------------------------------------------------------------- conflict */
+
+/* Refuse when another SQLite library of this process has the file open. */
+void conflict_check(dibs_db *db);
+
 /* ------------------------------------------------------------------ handle */
+
+/* Take part in what the processes of a database share. `wake`: enum dibs_wake. */
+void handle_share(dibs_db *db, int wake);
+
+/* Start the handle's random numbers. */
+void handle_seed(dibs_db *db);
+
+/* See that the options are valid. */
+void handle_options_check(dibs_db *db, const dibs_open_options *options);
 
 /* Enter an operation: take the handle's lock, clear its error, read its
 ** clock. False when the handle cannot be used: return *status at once. */
@@ -565,6 +600,9 @@ int handle_leave(dibs_db *db);
 int handle_fail(dibs_db *db, int status, const char *format, ...)
     DIBS_PRINTF(3, 4);
 int handle_nomem(dibs_db *db);
+
+/* Whether the handle can wait: a host's connection cannot, which is an error. */
+bool handle_may_wait(dibs_db *db);
 
 /* The version of the SQLite library in use: 3040001. */
 int handle_library(const dibs_db *db);
@@ -600,6 +638,26 @@ void handle_wait_look(dibs_db *db, struct handle_wait *waiting);
 ** error. */
 bool handle_wait(dibs_db *db, struct handle_wait *waiting, int64_t due);
 void handle_wait_end(dibs_db *db, struct handle_wait *waiting);
+
+/* ------------------------------------------------------------------ attach */
+
+/* The db of a host's connection, made when there is none; one reference more.
+** DIBS_NOMEM. */
+int attached_get(const dibs_provider *provider, sqlite3 *sqlite, dibs_db **db);
+
+/* Give that reference back. */
+int attached_close(dibs_db *db);
+
+/* Enter and leave an operation on it. */
+bool attached_enter(dibs_db *db, int *status);
+void attached_leave(dibs_db *db);
+
+/* The operation under way has something to tell when the host commits. */
+void attached_signal(dibs_db *db);
+
+/* Whether an attached connection of this thread has the file of this handle
+** locked. */
+bool attached_blocks(const dibs_db *db);
 
 /* --------------------------------------------------------------------- log */
 

@@ -271,7 +271,7 @@ int dibs_join(dibs_db *db, const char *const *queues, size_t count,
   struct patterns patterns = pattern_or_default(db, queues, count);
   if (timeout < 0 && timeout != DIBS_UNSET)
     handle_fail(db, DIBS_INVALID, "timeout is negative: give 0 ms or more");
-  if (!db->status) {
+  if (!db->status && handle_may_wait(db)) {
     struct handle_wait waiting;
     handle_wait_start(db, &waiting, timeout, NULL, 0, 1u << CHANNEL_ENDED);
     do {

@@ -2,50 +2,164 @@
 /*
 ** provider.c: which SQLite library is in use. The core calls SQLite through an
 ** sqlite3_api_routines table only; each handle has a pointer to the one it
-** uses. The library hands its table to the entry point of an extension
-** (sqlite.org/loadext.html), so the linked library is asked as any other would
-** be: by an automatic extension and a connection in memory.
+** uses, so that several libraries can be in use in one process, on different
+** files. A library hands its table to the entry point of an extension
+** (sqlite.org/loadext.html).
+**
+** Some builds leave entries of the table empty, and old ones have a shorter
+** table: what is used is named here, and nothing else may be.
 */
 #include "internal.h"
 
-/* In the amalgamation sqlite3ext.h may have come before: here the linked
-** functions themselves are meant. */
-#undef sqlite3_auto_extension
-#undef sqlite3_cancel_auto_extension
-#undef sqlite3_open_v2
-#undef sqlite3_close
+#include <sqlite3ext.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 
-/* sqlite3_auto_extension() passes no argument along. */
-static pthread_mutex_t linked_mutex = PTHREAD_MUTEX_INITIALIZER;
-static const struct sqlite3_api_routines *linked_api;
+#define SQLITE_OLDEST 3038000
 
-static int linked_entry(sqlite3 *sqlite, const char **message,
-                        const struct sqlite3_api_routines *api) {
-  (void)sqlite;
-  (void)message;
-  linked_api = api;
-  return SQLITE_OK;
+struct dibs_provider {
+  struct dibs_provider *next;
+  const struct sqlite3_api_routines *api;
+};
+
+/* Entries of the table that the core uses, all of them older than 3.38. */
+#define PROVIDER_ENTRIES(X)                                                    \
+  X(bind_blob64)                                                               \
+  X(bind_double)                                                               \
+  X(bind_int64)                                                                \
+  X(bind_null)                                                                 \
+  X(bind_text64)                                                               \
+  X(busy_handler)                                                              \
+  X(changes)                                                                   \
+  X(close_v2)                                                                  \
+  X(column_blob)                                                               \
+  X(column_bytes)                                                              \
+  X(column_double)                                                             \
+  X(column_int64)                                                              \
+  X(column_text)                                                               \
+  X(column_type)                                                               \
+  X(context_db_handle)                                                         \
+  X(create_function_v2)                                                        \
+  X(create_module_v2)                                                          \
+  X(db_filename)                                                               \
+  X(db_mutex)                                                                  \
+  X(db_readonly)                                                               \
+  X(declare_vtab)                                                              \
+  X(errmsg)                                                                    \
+  X(exec)                                                                      \
+  X(extended_errcode)                                                          \
+  X(file_control)                                                              \
+  X(finalize)                                                                  \
+  X(free)                                                                      \
+  X(get_autocommit)                                                            \
+  X(last_insert_rowid)                                                         \
+  X(libversion)                                                                \
+  X(libversion_number)                                                         \
+  X(mprintf)                                                                   \
+  X(mutex_enter)                                                               \
+  X(mutex_leave)                                                               \
+  X(open_v2)                                                                   \
+  X(prepare_v2)                                                                \
+  X(prepare_v3)                                                                \
+  X(reset)                                                                     \
+  X(result_blob64)                                                             \
+  X(result_double)                                                             \
+  X(result_error)                                                              \
+  X(result_error_nomem)                                                        \
+  X(result_int64)                                                              \
+  X(result_null)                                                               \
+  X(result_text64)                                                             \
+  X(set_last_insert_rowid)                                                     \
+  X(step)                                                                      \
+  X(system_errno)                                                              \
+  X(txn_state)                                                                 \
+  X(user_data)                                                                 \
+  X(value_blob)                                                                \
+  X(value_bytes)                                                               \
+  X(value_int64)                                                               \
+  X(value_double)                                                              \
+  X(value_text)                                                                \
+  X(value_type)                                                                \
+  X(vtab_config)
+
+static pthread_mutex_t provider_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct dibs_provider *providers;
+
+static int provider_refuse(char message[DIBS_MESSAGE_SIZE], const char *format,
+                           const char *version, const char *entry) {
+  if (message) snprintf(message, DIBS_MESSAGE_SIZE, format, version, entry);
+  return DIBS_LIBRARY;
 }
 
-/* ISO C has no cast from an object pointer to this function type, and
-** sqlite3_auto_extension() wants one without arguments. */
-static void (*linked_function(void))(void) {
-  return (void (*)(void))linked_entry;
+/* The name of an entry that is missing, or NULL. */
+static const char *entry_missing(const struct sqlite3_api_routines *api) {
+#define PROVIDER_LOOK(name)                                                    \
+  if (!api->name) return "sqlite3_" #name;
+  PROVIDER_ENTRIES(PROVIDER_LOOK)
+#undef PROVIDER_LOOK
+  return NULL;
 }
 
-static void linked_ask(void) {
-  sqlite3 *sqlite = NULL;
-  if (sqlite3_auto_extension(linked_function()) != SQLITE_OK) return;
-  sqlite3_open_v2(":memory:", &sqlite,
-                  SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
-  sqlite3_close(sqlite);
-  sqlite3_cancel_auto_extension(linked_function());
+/* The first entries are as old as extensions are; the version tells whether the
+** table reaches to the last. */
+static int table_check(const struct sqlite3_api_routines *api,
+                       char message[DIBS_MESSAGE_SIZE]) {
+  if (!api || !api->libversion_number || !api->libversion)
+    return provider_refuse(message, "the SQLite API table %s%s", "is not one",
+                           "");
+  const char *version = api->libversion();
+  if (api->libversion_number() < SQLITE_OLDEST)
+    return provider_refuse(message,
+                           "SQLite %s is too old: dibs needs 3.38 or newer%s",
+                           version, "");
+  const char *entry = entry_missing(api);
+  if (entry)
+    return provider_refuse(message,
+                           "SQLite %s does not offer %s: it was built without",
+                           version, entry);
+  return DIBS_OK;
 }
 
-const struct sqlite3_api_routines *provider_linked(void) {
-  pthread_mutex_lock(&linked_mutex);
-  if (!linked_api) linked_ask();
-  const struct sqlite3_api_routines *api = linked_api;
-  pthread_mutex_unlock(&linked_mutex);
-  return api;
+/* Providers live as long as the process, as the libraries do. */
+static int provider_find(const struct sqlite3_api_routines *api,
+                         const dibs_provider **out,
+                         char message[DIBS_MESSAGE_SIZE]) {
+  struct dibs_provider *provider = providers;
+  while (provider && provider->api != api) provider = provider->next;
+  if (!provider) {
+    int status = table_check(api, message);
+    if (status) return status;
+    provider = calloc(1, sizeof *provider);
+    if (!provider) return DIBS_NOMEM;
+    provider->api = api;
+    provider->next = providers;
+    providers = provider;
+  }
+  *out = provider;
+  return DIBS_OK;
+}
+
+int dibs_provider_get(const struct sqlite3_api_routines *api,
+                      const dibs_provider **out,
+                      char message[DIBS_MESSAGE_SIZE]) {
+  if (!out) return DIBS_MISUSE;
+  *out = NULL;
+  pthread_mutex_lock(&provider_mutex);
+  int status = provider_find(api, out, message);
+  pthread_mutex_unlock(&provider_mutex);
+  return status;
+}
+
+const struct sqlite3_api_routines *provider_api(const dibs_provider *provider) {
+  return provider->api;
+}
+
+int dibs_provider_linked(const dibs_provider **out,
+                         char message[DIBS_MESSAGE_SIZE]) {
+  const struct sqlite3_api_routines *api = linked_table();
+  if (api) return dibs_provider_get(api, out, message);
+  if (out) *out = NULL;
+  return provider_refuse(message, "no SQLite library %s%s",
+                         "has been handed over: see dibs_provider_get()", "");
 }

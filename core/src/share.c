@@ -242,7 +242,7 @@ static bool writer_start(dibs_db *db) {
 int dibs_enqueue_begin(dibs_db *db, const dibs_new_job *jobs, size_t count,
                        dibs_enqueued *results, dibs_enqueue_done *callback,
                        void *context) {
-  if (!db || !callback) return DIBS_MISUSE;
+  if (!db || !callback || db->attached) return DIBS_MISUSE;
   if (db->pid != getpid()) return DIBS_FORKED;
   struct enqueue_request *request = calloc(1, sizeof *request);
   if (!request) return DIBS_NOMEM;

@@ -24,10 +24,26 @@ _Static_assert(sizeof sql_texts / sizeof *sql_texts == SQL_COUNT,
 
 static void busy_fail(dibs_db *db) {
   char timeout[DURATION_SIZE];
+  if (db->attached) {
+    handle_fail(db, DIBS_BUSY,
+                "another connection is writing to %s: raise this connection's "
+                "busy timeout, or end the other's transaction sooner",
+                db->path);
+    return;
+  }
+  if (db->self_blocked) {
+    handle_fail(db, DIBS_BUSY,
+                "this thread's own transaction, on a connection that dibs is "
+                "attached to, has %s locked: use the attached handle within "
+                "it, or end it first",
+                db->path);
+    return;
+  }
   duration_format(db->busy_timeout, timeout);
   handle_fail(db, DIBS_BUSY,
               "another connection has been writing to %s for longer than the "
-              "busy timeout of %s: end its transaction, or raise the timeout",
+              "busy timeout of %s: end its transaction, or raise the timeout; "
+              "if it is this program's own, enqueue through it (attach)",
               db->path, timeout);
 }
 
@@ -104,6 +120,11 @@ void sql_fail(dibs_db *db, int code) {
                 "the dibs tables of %s contradict each other "
                 "(%s): restore a backup",
                 db->path, text);
+  else if (primary == SQLITE_AUTH)
+    handle_fail(db, DIBS_MISUSE,
+                "the connection's authorizer forbids what dibs does (%s): "
+                "allow it for tables whose names begin with dibs_",
+                text);
   else if (primary == SQLITE_INTERRUPT)
     handle_fail(db, DIBS_INTERRUPTED, "interrupted");
   else if (primary == SQLITE_ERROR)
@@ -303,69 +324,19 @@ void sql_script(dibs_db *db, const char *script) {
     sql_fail(db, sqlite3_extended_errcode(db->sqlite));
 }
 
-/* ------------------------------------------------------------ transactions */
-
-/* Some failures (a full disk, an I/O error) roll back by themselves, so ask
-** whether there still is a transaction. The error of the operation stays. The
-** statement was prepared at the opening: without memory it could not be. */
-static void rollback(dibs_db *db) {
-  SQLITE_LIBRARY(db);
-  for (int sql = 0; sql < SQL_COUNT; sql++)
-    if (db->statements[sql]) sqlite3_reset(db->statements[sql]);
-  if (sqlite3_get_autocommit(db->sqlite)) return;
-  sqlite3_step(db->statements[SQL_ROLLBACK]);
-  sqlite3_reset(db->statements[SQL_ROLLBACK]);
-}
+/* ---------------------------------------------------------------- the rest */
 
 void sql_prepare(dibs_db *db) {
   statement_get(db, SQL_ROLLBACK);
+  if (!db->attached) return;
+  statement_get(db, SQL_ROLLBACK_TO);
+  statement_get(db, SQL_RELEASE);
 }
 
-static void cache_forget(dibs_db *db) {
-  db->cache = (struct cache){.next_event = DIBS_UNSET};
-}
-
-/* It changes with every commit, of this connection and of others. */
-static unsigned file_version(dibs_db *db) {
+void sql_reset_all(dibs_db *db) {
   SQLITE_LIBRARY(db);
-  unsigned version = 0;
-  sqlite3_file_control(db->sqlite, "main", SQLITE_FCNTL_DATA_VERSION, &version);
-  return version;
-}
-
-/* Begin, behind a rollback that may have failed for want of memory. */
-static void transaction_begin(dibs_db *db, enum sql sql) {
-  SQLITE_LIBRARY(db);
-  if (db->status) return;
-  if (!sqlite3_get_autocommit(db->sqlite)) rollback(db);
-  sql_run(db, sql, SQL_NONE);
-}
-
-void sql_begin_write(dibs_db *db) {
-  transaction_begin(db, SQL_BEGIN_IMMEDIATE);
-  if (db->status) return;
-  if (db->cache.version != file_version(db)) cache_forget(db);
-  db->writing = true;
-}
-
-void sql_begin_read(dibs_db *db) {
-  transaction_begin(db, SQL_BEGIN);
-}
-
-void sql_end(dibs_db *db) {
-  sql_run(db, SQL_COMMIT, SQL_NONE);
-  if (db->status) {
-    rollback(db);
-    cache_forget(db);
-    log_forget(db);
-    db->wakes = (struct wakes){.mask = 0};
-  } else if (db->writing) {
-    db->cache.version = file_version(db);
-    db->commits++;
-    wake_send(db->sidecar, &db->wakes);
-  }
-  if (db->writing) turn_end(db->sidecar);
-  db->writing = false;
+  for (int sql = 0; sql < SQL_COUNT; sql++)
+    if (db->statements[sql]) sqlite3_reset(db->statements[sql]);
 }
 
 void sql_finalize(dibs_db *db) {

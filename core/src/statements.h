@@ -44,6 +44,9 @@
   X(BEGIN_IMMEDIATE, "BEGIN IMMEDIATE")                                        \
   X(COMMIT, "COMMIT")                                                          \
   X(ROLLBACK, "ROLLBACK")                                                      \
+  X(SAVEPOINT, "SAVEPOINT dibs_operation")                                     \
+  X(ROLLBACK_TO, "ROLLBACK TO dibs_operation")                                 \
+  X(RELEASE, "RELEASE dibs_operation")                                         \
   X(DATA_VERSION, "PRAGMA data_version")                                       \
   /* schema */                                                                 \
   X(TABLES,                                                                    \

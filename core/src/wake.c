@@ -101,6 +101,15 @@ void wake_note_mail(struct wakes *wakes, int64_t holder) {
   if (wakes->mails < MAILS) wakes->mail[wakes->mails++] = holder;
 }
 
+void wake_merge(struct wakes *wakes, struct wakes *from) {
+  for (int i = 0; i < CHANNEL_COUNT; i++)
+    if (from->counts[i]) wake_note(wakes, i, from->counts[i]);
+  wakes->mask |= from->mask;
+  wakes->all |= from->all;
+  for (int i = 0; i < from->mails; i++) wake_note_mail(wakes, from->mail[i]);
+  *from = (struct wakes){.mask = 0};
+}
+
 void wake_unnote(struct wakes *wakes, int channel, int64_t count) {
   if (wakes->counts[channel] > count) {
     wakes->counts[channel] = (uint16_t)(wakes->counts[channel] - count);

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** attach.c: living inside a connection of the host.
+**
+** A connection has one dibs_db, however often it is attached and in however many
+** ways (dibs_attach(), the SQL functions); it is found by the connection's
+** address and lives until the connection is closed and every handle is. Nothing
+** of the host's is replaced: no hook, no handler, no PRAGMA. Two eponymous
+** virtual tables of our own do what is needed. Their names bear the address of
+** this copy of the library, for there may be several in a process.
+**
+** The signal table takes part in each of the host's transactions that made
+** something claimable: an INSERT into it enters it, xCommit runs when the commit
+** is visible to others, and xRollback forgets. What was noted behind a
+** savepoint that is rolled back is forgotten, too: at each savepoint that SQLite
+** tells of, what is pending is remembered.
+**
+** The keeper table lets the host close the connection although we have prepared
+** statements: sqlite3_close() disconnects virtual tables before it looks for
+** statements that were not finalized, and disconnecting the keeper, which no
+** statement of ours refers to, finalizes them. (The signal table could not do
+** that: a prepared INSERT refers to it.)
+**
+** Calls take the connection's own mutex, so that a function called by SQLite,
+** which holds that, cannot wait for one that waits for it. A connection without
+** one belongs to one thread at a time, by the host's own promise.
+*/
+#include "internal.h"
+
+#include <sqlite3ext.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What was pending when a savepoint was set. */
+struct savepoint {
+  int level;
+  struct wakes wakes;
+};
+
+struct attached {
+  dibs_db *next;
+  int references;   /* handles that were given out */
+  bool made;        /* the keeper's module is there */
+  bool kept;        /* the keeper is connected */
+  bool inside;      /* an operation is under way */
+  bool missed;      /* without memory: savepoints are not remembered */
+  int64_t rowid;    /* the host's last_insert_rowid() */
+  pthread_t thread; /* that used it last */
+  sqlite3_stmt *signal;
+  struct wakes pending; /* for the host's commit */
+  struct savepoint *savepoints;
+  int count;
+  int capacity;
+};
+
+struct attached_table {
+  sqlite3_vtab base;
+  dibs_db *db;
+};
+
+static pthread_mutex_t attached_mutex = PTHREAD_MUTEX_INITIALIZER;
+static dibs_db *attached_first;
+
+#define TABLE_NAME_SIZE 64
+
+static void table_name(const char *kind, char name[TABLE_NAME_SIZE]) {
+  snprintf(name, TABLE_NAME_SIZE, "dibs_%s_%llx", kind,
+           (unsigned long long)(uintptr_t)(void *)&attached_first);
+}
+
+/* ------------------------------------------------------------------- tables */
+
+static int table_connect(sqlite3 *sqlite, void *context, int count,
+                         const char *const *arguments, sqlite3_vtab **out,
+                         char **message) {
+  dibs_db *db = context;
+  SQLITE_LIBRARY(db);
+  (void)count;
+  (void)arguments;
+  (void)message;
+  int code = sqlite3_declare_vtab(sqlite, "CREATE TABLE x(n)");
+  if (code) return code;
+  sqlite3_vtab_config(sqlite, SQLITE_VTAB_DIRECTONLY);
+  struct attached_table *table = calloc(1, sizeof *table);
+  if (!table) return SQLITE_NOMEM;
+  table->db = db;
+  *out = &table->base;
+  return SQLITE_OK;
+}
+
+static int table_disconnect(sqlite3_vtab *base) {
+  free(base);
+  return SQLITE_OK;
+}
+
+/* They have no rows. */
+static int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info) {
+  (void)base;
+  info->estimatedCost = 1;
+  return SQLITE_OK;
+}
+
+static int table_open(sqlite3_vtab *base, sqlite3_vtab_cursor **cursor) {
+  (void)base;
+  *cursor = calloc(1, sizeof **cursor);
+  return *cursor ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static int table_close(sqlite3_vtab_cursor *cursor) {
+  free(cursor);
+  return SQLITE_OK;
+}
+
+static int table_filter(sqlite3_vtab_cursor *cursor, int number,
+                        const char *text, int count, sqlite3_value **values) {
+  (void)cursor;
+  (void)number;
+  (void)text;
+  (void)count;
+  (void)values;
+  return SQLITE_OK;
+}
+
+static int table_next(sqlite3_vtab_cursor *cursor) {
+  (void)cursor;
+  return SQLITE_OK;
+}
+
+static int table_eof(sqlite3_vtab_cursor *cursor) {
+  (void)cursor;
+  return 1;
+}
+
+static int table_column(sqlite3_vtab_cursor *cursor, sqlite3_context *context,
+                        int column) {
+  (void)cursor;
+  (void)context;
+  (void)column;
+  return SQLITE_OK;
+}
+
+static int table_rowid(sqlite3_vtab_cursor *cursor, sqlite3_int64 *rowid) {
+  (void)cursor;
+  *rowid = 0;
+  return SQLITE_OK;
+}
+
+/* ------------------------------------------------------------- signal table */
+
+static struct attached *table_attached(sqlite3_vtab *base) {
+  return ((struct attached_table *)(void *)base)->db->attached;
+}
+
+/* The operation's wakes become the transaction's. */
+static int signal_update(sqlite3_vtab *base, int count, sqlite3_value **values,
+                         sqlite3_int64 *rowid) {
+  dibs_db *db = ((struct attached_table *)(void *)base)->db;
+  (void)count;
+  (void)values;
+  *rowid = 0;
+  wake_merge(&db->attached->pending, &db->wakes);
+  return SQLITE_OK;
+}
+
+static void pending_forget(struct attached *attached) {
+  attached->pending = (struct wakes){.mask = 0};
+  attached->count = 0;
+  attached->missed = false;
+}
+
+static int signal_begin(sqlite3_vtab *base) {
+  pending_forget(table_attached(base));
+  return SQLITE_OK;
+}
+
+static int signal_commit(sqlite3_vtab *base) {
+  dibs_db *db = ((struct attached_table *)(void *)base)->db;
+  wake_send(db->sidecar, &db->attached->pending);
+  turn_end(db->sidecar);
+  pending_forget(db->attached);
+  return SQLITE_OK;
+}
+
+static int signal_rollback(sqlite3_vtab *base) {
+  pending_forget(table_attached(base));
+  return SQLITE_OK;
+}
+
+static bool savepoints_grow(struct attached *attached) {
+  if (attached->count < attached->capacity) return true;
+  int capacity = attached->capacity ? attached->capacity * 2 : 8;
+  struct savepoint *grown =
+      realloc(attached->savepoints, (size_t)capacity * sizeof *grown);
+  if (!grown) return false;
+  attached->savepoints = grown;
+  attached->capacity = capacity;
+  return true;
+}
+
+/* One that is not remembered costs a wake for nothing, should it be rolled
+** back. */
+static int signal_savepoint(sqlite3_vtab *base, int level) {
+  struct attached *attached = table_attached(base);
+  if (!savepoints_grow(attached)) attached->missed = true;
+  if (attached->missed) return SQLITE_OK;
+  attached->savepoints[attached->count++] =
+      (struct savepoint){level, attached->pending};
+  return SQLITE_OK;
+}
+
+static int signal_release(sqlite3_vtab *base, int level) {
+  struct attached *attached = table_attached(base);
+  while (attached->count &&
+         attached->savepoints[attached->count - 1].level >= level)
+    attached->count--;
+  return SQLITE_OK;
+}
+
+/* The savepoint stays. Those that were set before this table took part in the
+** transaction were not told of: then nothing was pending. */
+static int signal_rollback_to(sqlite3_vtab *base, int level) {
+  struct attached *attached = table_attached(base);
+  int at = attached->count;
+  while (at && attached->savepoints[at - 1].level >= level) at--;
+  if (at == attached->count || attached->missed) return SQLITE_OK;
+  attached->pending = attached->savepoints[at].wakes;
+  attached->savepoints[at].level = level;
+  attached->count = at + 1;
+  return SQLITE_OK;
+}
+
+static const sqlite3_module signal_module = {
+    .iVersion = 2,
+    .xConnect = table_connect,
+    .xBestIndex = table_best_index,
+    .xDisconnect = table_disconnect,
+    .xOpen = table_open,
+    .xClose = table_close,
+    .xFilter = table_filter,
+    .xNext = table_next,
+    .xEof = table_eof,
+    .xColumn = table_column,
+    .xRowid = table_rowid,
+    .xUpdate = signal_update,
+    .xBegin = signal_begin,
+    .xCommit = signal_commit,
+    .xRollback = signal_rollback,
+    .xSavepoint = signal_savepoint,
+    .xRelease = signal_release,
+    .xRollbackTo = signal_rollback_to,
+};
+
+void attached_signal(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  struct attached *attached = db->attached;
+  char name[TABLE_NAME_SIZE], text[TABLE_NAME_SIZE + 64];
+  if (db->status || (!db->wakes.mask && !db->wakes.mails)) return;
+  if (!attached->signal) {
+    table_name("signal", name);
+    snprintf(text, sizeof text, "INSERT INTO %s(n) VALUES (1)", name);
+    int code =
+        sqlite3_prepare_v3(db->sqlite, text, -1, SQLITE_PREPARE_PERSISTENT,
+                           &attached->signal, NULL);
+    if (code) sql_fail(db, code);
+  }
+  if (db->status) return;
+  sqlite3_step(attached->signal);
+  int code = sqlite3_reset(attached->signal);
+  if (code) sql_fail(db, code);
+}
+
+/* ------------------------------------------------------------- keeper table */
+
+static void attached_finalize(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  sql_finalize(db);
+  sqlite3_finalize(db->attached->signal);
+  db->attached->signal = NULL;
+}
+
+static int keeper_disconnect(sqlite3_vtab *base) {
+  dibs_db *db = ((struct attached_table *)(void *)base)->db;
+  attached_finalize(db);
+  db->attached->kept = false;
+  return table_disconnect(base);
+}
+
+static const sqlite3_module keeper_module = {
+    .iVersion = 1,
+    .xConnect = table_connect,
+    .xBestIndex = table_best_index,
+    .xDisconnect = keeper_disconnect,
+    .xOpen = table_open,
+    .xClose = table_close,
+    .xFilter = table_filter,
+    .xNext = table_next,
+    .xEof = table_eof,
+    .xColumn = table_column,
+    .xRowid = table_rowid,
+};
+
+/* Connect it: by a statement that refers to it, and is gone again. */
+static void keeper_connect(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  char name[TABLE_NAME_SIZE], text[TABLE_NAME_SIZE + 64];
+  sqlite3_stmt *statement = NULL;
+  if (db->attached->kept) return;
+  table_name("keeper", name);
+  snprintf(text, sizeof text, "SELECT n FROM %s", name);
+  int code = sqlite3_prepare_v2(db->sqlite, text, -1, &statement, NULL);
+  sqlite3_finalize(statement);
+  if (code)
+    sql_fail(db, code);
+  else
+    db->attached->kept = true;
+  sql_prepare(db);
+}
+
+/* ------------------------------------------------------------------ the frame */
+
+bool attached_enter(dibs_db *db, int *status) {
+  struct attached *attached = db->attached;
+  *status = DIBS_CLOSED;
+  if (!db->sqlite) return false;
+  SQLITE_LIBRARY(db);
+  sqlite3_mutex *mutex = sqlite3_db_mutex(db->sqlite);
+  if (mutex) sqlite3_mutex_enter(mutex);
+  if (attached->inside) {
+    /* An application's trigger on our tables that calls us. */
+    if (mutex) sqlite3_mutex_leave(mutex);
+    *status = DIBS_MISUSE;
+    return false;
+  }
+  attached->inside = true;
+  attached->thread = pthread_self();
+  attached->rowid = sqlite3_last_insert_rowid(db->sqlite);
+  handle_clear(db);
+  db->now = dibs_now(db);
+  keeper_connect(db);
+  return true;
+}
+
+void attached_leave(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  sqlite3_mutex *mutex = sqlite3_db_mutex(db->sqlite);
+  sqlite3_set_last_insert_rowid(db->sqlite, db->attached->rowid);
+  db->attached->inside = false;
+  if (mutex) sqlite3_mutex_leave(mutex);
+}
+
+/* ------------------------------------------------------------------ registry */
+
+static void attached_free(dibs_db *db) {
+  log_forget(db);
+  free(db->attached->savepoints);
+  free(db->attached);
+  free(db->path);
+  free(db);
+}
+
+/* The host has closed the connection. Statements are finalized already. */
+static void attached_gone(void *context) {
+  dibs_db *db = context;
+  pthread_mutex_lock(&attached_mutex);
+  for (dibs_db **at = &attached_first; *at; at = &(*at)->attached->next) {
+    if (*at != db) continue;
+    *at = db->attached->next;
+    break;
+  }
+  db->sqlite = NULL;
+  db->schema = 0;
+  bool unused = !db->attached->references;
+  pthread_mutex_unlock(&attached_mutex);
+  /* A forked child closes nothing of its parent's. */
+  if (db->pid == getpid()) sidecar_close(db->sidecar);
+  db->sidecar = NULL;
+  if (unused) attached_free(db);
+}
+
+int attached_close(dibs_db *db) {
+  pthread_mutex_lock(&attached_mutex);
+  bool unused = !--db->attached->references && !db->sqlite;
+  pthread_mutex_unlock(&attached_mutex);
+  if (unused) attached_free(db);
+  return DIBS_OK;
+}
+
+bool attached_blocks(const dibs_db *db) {
+  bool blocks = false;
+  pthread_mutex_lock(&attached_mutex);
+  for (dibs_db *at = attached_first; at && !blocks; at = at->attached->next) {
+    SQLITE_LIBRARY(at);
+    if (strcmp(at->path, db->path) ||
+        !pthread_equal(at->attached->thread, pthread_self()))
+      continue;
+    blocks = sqlite3_txn_state(at->sqlite, "main") == SQLITE_TXN_WRITE;
+  }
+  pthread_mutex_unlock(&attached_mutex);
+  return blocks;
+}
+
+static dibs_db *attached_find(const sqlite3 *sqlite) {
+  dibs_db *db = attached_first;
+  while (db && db->sqlite != sqlite) db = db->attached->next;
+  return db;
+}
+
+/* With the signal table the connection owns the db: when it fails, that is gone
+** already. The keeper table may still be missing for want of memory. */
+static bool signal_make(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  char name[TABLE_NAME_SIZE];
+  table_name("signal", name);
+  return !sqlite3_create_module_v2(db->sqlite, name, &signal_module, db,
+                                   attached_gone);
+}
+
+static bool keeper_make(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  char name[TABLE_NAME_SIZE];
+  struct attached *attached = db->attached;
+  table_name("keeper", name);
+  if (!attached->made)
+    attached->made =
+        !sqlite3_create_module_v2(db->sqlite, name, &keeper_module, db, NULL);
+  return attached->made;
+}
+
+static dibs_db *attached_new(const dibs_provider *provider, sqlite3 *sqlite) {
+  dibs_db *db = calloc(1, sizeof *db);
+  if (!db) return NULL;
+  db->attached = calloc(1, sizeof *db->attached);
+  db->api = provider_api(provider);
+  SQLITE_LIBRARY(db);
+  const char *file = sqlite3_db_filename(sqlite, "main");
+  db->in_memory = !file || !*file;
+  db->path = strdup(db->in_memory ? ":memory:" : file);
+  if (db->attached && db->path) {
+    db->pid = getpid();
+    db->sqlite = sqlite;
+    db->attached->thread = pthread_self();
+    db->busy_timeout = DIBS_UNSET;
+    db->max_payload = DIBS_PAYLOAD_MAX;
+    db->cache.next_event = DIBS_UNSET;
+    handle_seed(db);
+    handle_clear(db);
+    return db;
+  }
+  free(db->attached);
+  free(db->path);
+  free(db);
+  return NULL;
+}
+
+int attached_get(const dibs_provider *provider, sqlite3 *sqlite,
+                 dibs_db **out) {
+  pthread_mutex_lock(&attached_mutex);
+  dibs_db *db = attached_find(sqlite);
+  pthread_mutex_unlock(&attached_mutex);
+  if (!db) {
+    db = attached_new(provider, sqlite);
+    if (!db) return DIBS_NOMEM;
+    pthread_mutex_lock(&attached_mutex);
+    db->attached->next = attached_first;
+    attached_first = db;
+    pthread_mutex_unlock(&attached_mutex);
+    if (!signal_make(db)) return DIBS_NOMEM;
+    handle_share(db, DIBS_WAKE_AUTO);
+  }
+  if (!keeper_make(db)) return DIBS_NOMEM;
+  pthread_mutex_lock(&attached_mutex);
+  db->attached->references++;
+  pthread_mutex_unlock(&attached_mutex);
+  *out = db;
+  return DIBS_OK;
+}
+
+/* -------------------------------------------------------------------- attach */
+
+static void attached_take(dibs_db *db, const dibs_open_options *options) {
+  if (options->clock) {
+    db->clock = options->clock;
+    db->clock_context = options->clock_context;
+  }
+  if (options->log) {
+    db->log = options->log;
+    db->log_context = options->log_context;
+  }
+  if (options->max_payload != DIBS_UNSET)
+    db->max_payload = options->max_payload;
+}
+
+int dibs_attach(sqlite3 *sqlite, const dibs_provider *provider,
+                const dibs_open_options *options, dibs_db **out) {
+  int status;
+  if (!out) return DIBS_MISUSE;
+  *out = NULL;
+  if (!sqlite) return DIBS_MISUSE;
+  if (!provider && dibs_provider_linked(&provider, NULL)) return DIBS_LIBRARY;
+  status = attached_get(provider, sqlite, out);
+  if (status) return status;
+  dibs_db *db = *out;
+  if (!attached_enter(db, &status)) return status;
+  if (options) {
+    handle_options_check(db, options);
+    if (!db->status) attached_take(db, options);
+  }
+  int create = options ? options->create : DIBS_CREATE_NONE;
+  if (!db->status) schema_look(db, create);
+  if (!db->status && create != DIBS_CREATE_NONE) schema_make(db);
+  return handle_leave(db);
+}

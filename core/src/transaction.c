@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** transaction.c: how an operation becomes one transaction, or a part of one.
+**
+** On a connection of the library's own it is BEGIN IMMEDIATE and COMMIT. On a
+** host's connection there are three cases:
+**
+**     MODE_OWN        no transaction is open and no statement is writing: the
+**                     same as on our own
+**     MODE_SAVEPOINT  the host's transaction is open: a savepoint in it
+**     MODE_BARE       a statement is under way that itself writes, as in a
+**                     trigger or INSERT ... SELECT: neither BEGIN nor SAVEPOINT
+**                     is possible. The operation's statements run bare; if one
+**                     fails, the error is that of the outer statement, which
+**                     SQLite rolls back whole, nested rows included
+**
+** What is to be told of a commit is told behind it: in MODE_OWN at once,
+** otherwise by the signal table (attach.c), when the host commits.
+*/
+#include "internal.h"
+
+#include <sqlite3ext.h>
+#include <string.h>
+
+static void rollback_own(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  /* Some failures (a full disk, an I/O error) roll back by themselves. The
+  ** statement was prepared at the opening: without memory it could not be. */
+  if (sqlite3_get_autocommit(db->sqlite)) return;
+  sqlite3_step(db->statements[SQL_ROLLBACK]);
+  sqlite3_reset(db->statements[SQL_ROLLBACK]);
+}
+
+/* As above, such a failure may have ended the host's transaction. */
+static void rollback_savepoint(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  if (sqlite3_get_autocommit(db->sqlite)) return;
+  sqlite3_step(db->statements[SQL_ROLLBACK_TO]);
+  sqlite3_reset(db->statements[SQL_ROLLBACK_TO]);
+  sqlite3_step(db->statements[SQL_RELEASE]);
+  sqlite3_reset(db->statements[SQL_RELEASE]);
+}
+
+static void rollback(dibs_db *db) {
+  sql_reset_all(db);
+  if (db->mode == MODE_OWN)
+    rollback_own(db);
+  else if (db->mode == MODE_SAVEPOINT)
+    rollback_savepoint(db);
+}
+
+static void cache_forget(dibs_db *db) {
+  db->cache = (struct cache){.next_event = DIBS_UNSET};
+}
+
+/* It changes with every commit, of this connection and of others. */
+static unsigned file_version(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  unsigned version = 0;
+  sqlite3_file_control(db->sqlite, "main", SQLITE_FCNTL_DATA_VERSION, &version);
+  return version;
+}
+
+/* ---------------------------------------------------- the host's connection */
+
+/* SQLite refuses a savepoint within a statement that writes, and only then. */
+static void savepoint_begin(dibs_db *db) {
+  db->mode = MODE_SAVEPOINT;
+  sql_run(db, SQL_SAVEPOINT, SQL_NONE);
+  if (db->status != DIBS_BUSY) return;
+  handle_clear(db);
+  db->mode = MODE_BARE;
+}
+
+/* Within a transaction the host may have changed anything since. */
+static void attached_begin(dibs_db *db, enum sql begin) {
+  SQLITE_LIBRARY(db);
+  cache_forget(db);
+  if (!sqlite3_get_autocommit(db->sqlite)) {
+    savepoint_begin(db);
+  } else if (sqlite3_txn_state(db->sqlite, "main") == SQLITE_TXN_WRITE) {
+    db->mode = MODE_BARE;
+  } else {
+    db->mode = MODE_OWN;
+    sql_run(db, begin, SQL_NONE);
+  }
+}
+
+static void attached_commit(dibs_db *db) {
+  if (db->mode != MODE_OWN) attached_signal(db);
+  if (db->mode == MODE_OWN)
+    sql_run(db, SQL_COMMIT, SQL_NONE);
+  else if (db->mode == MODE_SAVEPOINT)
+    sql_run(db, SQL_RELEASE, SQL_NONE);
+}
+
+/* --------------------------------------------------------------- operations */
+
+/* On our own, behind a rollback that may have failed for want of memory. */
+static void transaction_begin(dibs_db *db, enum sql begin) {
+  SQLITE_LIBRARY(db);
+  if (db->status) return;
+  if (db->attached) {
+    attached_begin(db, begin);
+    return;
+  }
+  db->mode = MODE_OWN;
+  if (!sqlite3_get_autocommit(db->sqlite)) rollback(db);
+  sql_run(db, begin, SQL_NONE);
+}
+
+void sql_begin_write(dibs_db *db) {
+  transaction_begin(db, SQL_BEGIN_IMMEDIATE);
+  if (db->status) return;
+  if (!db->attached && db->cache.version != file_version(db)) cache_forget(db);
+  db->writing = true;
+}
+
+void sql_begin_read(dibs_db *db) {
+  transaction_begin(db, SQL_BEGIN);
+}
+
+static void transaction_commit(dibs_db *db) {
+  if (db->attached)
+    attached_commit(db);
+  else
+    sql_run(db, SQL_COMMIT, SQL_NONE);
+}
+
+void sql_end(dibs_db *db) {
+  transaction_commit(db);
+  if (db->status) {
+    rollback(db);
+    cache_forget(db);
+    log_forget(db);
+    db->wakes = (struct wakes){.mask = 0};
+  } else if (db->writing) {
+    if (!db->attached) db->cache.version = file_version(db);
+    db->commits++;
+    wake_send(db->sidecar, &db->wakes);
+  }
+  if (db->writing && db->mode == MODE_OWN) turn_end(db->sidecar);
+  db->writing = false;
+}
