@@ -197,14 +197,17 @@ int share_enqueue(dibs_db *db, const dibs_new_job *jobs, size_t count,
   if (pthread_cond_init(&request.changed, NULL)) return DIBS_NOMEM;
   pthread_mutex_lock(&share->mutex);
   line_add(share, &request);
-  while (share->leading && !request.leads && !request.done)
-    pthread_cond_wait(&request.changed, &share->mutex);
-  if (request.done) {
-    pthread_mutex_unlock(&share->mutex);
-  } else {
-    request.leads = true;
-    line_lead(db);
+  while (!request.done) {
+    if (share->leading && !request.leads) {
+      pthread_cond_wait(&request.changed, &share->mutex);
+    } else {
+      /* Perhaps of others only, who stand before it. */
+      request.leads = false;
+      line_lead(db);
+      pthread_mutex_lock(&share->mutex);
+    }
   }
+  pthread_mutex_unlock(&share->mutex);
   pthread_cond_destroy(&request.changed);
   return request_return(db, &request);
 }

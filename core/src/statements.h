@@ -263,6 +263,8 @@
     " FROM dibs_leased"                                                        \
     " WHERE until <= ?1"                                                       \
     " ORDER BY until, id LIMIT ?2")                                            \
+  X(LEASED_RESPITE,                                                            \
+    "UPDATE dibs_leased SET until = ?2, holder = -holder WHERE id = ?1")       \
   X(STAGED_DUE,                                                                \
     "SELECT id"                                                                \
     " FROM dibs_staged"                                                        \
@@ -406,7 +408,9 @@
   X(LEASED_EXTEND, "UPDATE dibs_leased SET until = ?2 WHERE id = ?1")          \
   /* engine */                                                                 \
   X(LEASED_KEEP,                                                               \
-    "UPDATE dibs_leased SET until = ?3 WHERE id = ?1 AND token = ?2")          \
+    "UPDATE dibs_leased"                                                       \
+    " SET until = ?3, holder = abs(holder)"                                    \
+    " WHERE id = ?1 AND token = ?2")                                           \
   X(LEASED_IS, "SELECT 1 FROM dibs_leased WHERE id = ?1 AND token = ?2")       \
   X(JOB_IS_THERE,                                                              \
     "SELECT 1"                                                                 \

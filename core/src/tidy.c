@@ -38,13 +38,17 @@ struct lapsed {
 };
 
 /* An engine extends its leases. If it has not, though its heart beats, the
-** clock was set, or it cannot get at the file: nobody may have the job. */
+** clock was set, or it could not get at the file: it gets a respite of one more
+** lease. There is none after that unless it has extended the lease meanwhile,
+** which makes the holder positive again: what a closed engine could not give
+** back must not live on with the heart of another. */
 static bool lapsed_lives(dibs_db *db, const struct lapsed *lapsed) {
   if (lapsed->holder <= 0) return false;
   if (!sidecar_holder_beats(db->sidecar, lapsed->holder, lapsed->lease))
     return false;
   int64_t until = time_add(db->now, lapsed->lease);
-  sql_run(db, SQL_LEASED_EXTEND, SQL_ARGS(sql_int(lapsed->id), sql_int(until)));
+  sql_run(db, SQL_LEASED_RESPITE,
+          SQL_ARGS(sql_int(lapsed->id), sql_int(until)));
   event_note(db, until);
   return true;
 }

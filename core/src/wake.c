@@ -98,6 +98,8 @@ void wake_note_all(struct wakes *wakes, int channel) {
 }
 
 void wake_note_mail(struct wakes *wakes, int64_t holder) {
+  for (int i = 0; i < wakes->mails; i++)
+    if (wakes->mail[i] == holder) return;
   if (wakes->mails < MAILS) wakes->mail[wakes->mails++] = holder;
 }
 
