@@ -441,7 +441,7 @@ static void claim_wait(dibs_db *db, struct claim *claim, int64_t wait) {
     claim_once(db, claim);
   } while (!db->status && !claim->list->list.count &&
            handle_wait(db, &waiting, claim->due));
-  handle_wait_end(db, &waiting);
+  handle_wait_end(db, &waiting, claim->list->list.count > 0);
 }
 
 static void claim_run(dibs_db *db, struct claim *claim, int64_t wait) {

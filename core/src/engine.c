@@ -560,7 +560,7 @@ static bool watch_run(dibs_engine *engine, int64_t wait, int *status,
     duties(db);
     found = claim_look(db, engine->patterns, &due);
   } while (!found && !db->status && handle_wait(db, &waiting, due));
-  handle_wait_end(db, &waiting);
+  handle_wait_end(db, &waiting, found);
   if (db->status == DIBS_INTERRUPTED) handle_clear(db);
   if (db->status) snprintf(message, MESSAGE_SIZE, "%s", db->message);
   *status = handle_leave(db);

@@ -149,7 +149,8 @@ void handle_wait_start(dibs_db *db, struct handle_wait *waiting, int64_t wait,
   monitor_start(db->sidecar);
 }
 
-void handle_wait_end(dibs_db *db, struct handle_wait *waiting) {
+void handle_wait_end(dibs_db *db, struct handle_wait *waiting, bool found) {
+  if (found && waiting->fallback) wait_rescued(&waiting->wait);
   wait_end(&waiting->wait, waiting->unheeded || db->status);
 }
 
@@ -205,6 +206,7 @@ static void sleep_signalled(dibs_db *db, struct handle_wait *waiting,
                             int64_t length, int64_t due) {
   pthread_mutex_unlock(&db->mutex);
   waiting->unheeded = wait_sleep(&waiting->wait, length);
+  waiting->fallback = !waiting->unheeded && length == FALLBACK;
   if (!waiting->unheeded && due <= dibs_now(db) &&
       !wake_timer(db->sidecar, due))
     waiting->unheeded = wait_sleep(&waiting->wait, TIMER_GRACE);

@@ -227,7 +227,8 @@ struct board {
   _Atomic uint64_t signals;
   _Atomic uint64_t wakes;
   _Atomic uint64_t writes;
-  char pad_e[232];
+  _Atomic uint64_t rescues;
+  char pad_e[224];
   struct channel channels[CHANNEL_COUNT];
   char pad_f[3072];
   struct slot slots[SLOT_COUNT];
@@ -373,6 +374,9 @@ void wait_look(struct wait *wait);
 /* Sleep until a signal that came after wait_look(), at most so many ms. True
 ** when a signal ended it. */
 bool wait_sleep(struct wait *wait, int64_t milliseconds);
+
+/* What was found was found by the fallback. */
+void wait_rescued(const struct wait *wait);
 
 /* The wait is over. `unheeded`: a signal may have been received, but was not
 ** followed by a look that succeeded: it is passed on. */
@@ -623,6 +627,7 @@ struct handle_wait {
   int64_t commits;  /* the same of the handle */
   int64_t nap;      /* ms: without a sidecar, how long to sleep */
   bool unheeded;    /* there was a signal, and no look since */
+  bool fallback;    /* the last sleep was as long as one may be */
 };
 
 /* For `wait` ms (DIBS_FOREVER), for the queues that match, and for the
@@ -637,7 +642,7 @@ void handle_wait_look(dibs_db *db, struct handle_wait *waiting);
 ** the wait must end: its time is over, or it was interrupted, which sets the
 ** error. */
 bool handle_wait(dibs_db *db, struct handle_wait *waiting, int64_t due);
-void handle_wait_end(dibs_db *db, struct handle_wait *waiting);
+void handle_wait_end(dibs_db *db, struct handle_wait *waiting, bool found);
 
 /* ------------------------------------------------------------------ attach */
 

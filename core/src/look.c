@@ -279,7 +279,7 @@ int dibs_join(dibs_db *db, const char *const *queues, size_t count,
       duties(db);
       found = unfinished_look(db, patterns);
     } while (found && !db->status && handle_wait(db, &waiting, DIBS_FOREVER));
-    handle_wait_end(db, &waiting);
+    handle_wait_end(db, &waiting, false);
   }
   if (found)
     handle_fail(db, DIBS_EMPTY,

@@ -19,7 +19,8 @@
 **     196     u32      queued: 1 if there may be writers that sleep on it
 **     256     u64      signals  \  counters for people and tests: signals sent,
 **     264     u64      wakes     | waiters that woke by one, write
-**     272     u64      writes   /  transactions begun
+**     272     u64      writes    | transactions ended, waits that found
+**     280     u64      rescues  /  something by the fallback only
 **     512     channel  32 of 16 bytes: who waits on a channel (wake.c)
 **     4096    slot     512 of 64 bytes: a process each
 **

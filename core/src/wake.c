@@ -46,8 +46,8 @@ static long futex_wake(_Atomic uint32_t *word, int count, uint32_t mask) {
   return syscall(SYS_futex, word, FUTEX_WAKE_BITSET, count, NULL, NULL, mask);
 }
 
-/* Sleep while the word has that value. False when the time was over, or it had
-** another value. The bitset form takes an absolute time. */
+/* Sleep while the word has that value. False when the time was over. The bitset
+** form takes an absolute time. */
 static bool futex_sleep(_Atomic uint32_t *word, uint32_t value, uint32_t mask,
                         int64_t microseconds) {
   struct timespec until;
@@ -59,7 +59,8 @@ static bool futex_sleep(_Atomic uint32_t *word, uint32_t value, uint32_t mask,
     until.tv_sec++;
   }
   return !syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, &until, NULL,
-                  mask);
+                  mask) ||
+         errno == EAGAIN;
 }
 
 /* ---------------------------------------------------------------- channels */
@@ -262,10 +263,13 @@ void wait_look(struct wait *wait) {
 bool wait_sleep(struct wait *wait, int64_t milliseconds) {
   struct board *board = wait->board;
   bool woken =
-      futex_sleep(&board->seq, wait->seen, wait->mask, milliseconds * 1000) ||
-      atomic_load(&board->seq) != wait->seen;
+      futex_sleep(&board->seq, wait->seen, wait->mask, milliseconds * 1000);
   if (woken) atomic_fetch_add_explicit(&board->wakes, 1, memory_order_relaxed);
   return woken;
+}
+
+void wait_rescued(const struct wait *wait) {
+  if (wait->board) atomic_fetch_add(&wait->board->rescues, 1);
 }
 
 void wait_end(struct wait *wait, bool unheeded) {

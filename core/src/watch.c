@@ -48,7 +48,7 @@ static void watch_look(dibs_db *db, struct patterns patterns, int64_t timeout) {
     found = claim_look(db, patterns, &due);
     /* What has fallen due is claimable for whoever claims. */
   } while (!found && !db->status && handle_wait(db, &waiting, due));
-  handle_wait_end(db, &waiting);
+  handle_wait_end(db, &waiting, found);
   if (!found) handle_fail(db, DIBS_EMPTY, "nothing came within the wait");
 }
 
