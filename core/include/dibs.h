@@ -711,6 +711,22 @@ DIBS_API int dibs_discard(dibs_db *db, const char *receipt, const char *error);
 DIBS_API int dibs_extend(dibs_db *db, const char *receipt, int64_t lease,
                          int64_t *until);
 
+/*
+** While a job runs: keep how far it has come. Receipts as above: DIBS_LOST.
+**
+** dibs_checkpoint() puts another payload in the job's place, which the next
+** attempt will get (of kind DIBS_PAYLOAD_NONE: it stays as it is), and, unless
+** `lease` is DIBS_UNSET, extends the lease as dibs_extend() does. DIBS_TOO_BIG,
+** DIBS_INVALID.
+**
+** dibs_progress() notes a fraction, 0 to 1, and a text for people (NULL: none,
+** and an older one goes; at most DIBS_NAME_MAX bytes are kept). DIBS_INVALID.
+*/
+DIBS_API int dibs_checkpoint(dibs_db *db, const char *receipt,
+                             dibs_payload payload, int64_t lease);
+DIBS_API int dibs_progress(dibs_db *db, const char *receipt, double done,
+                           const char *text);
+
 /* ------------------------------------------------------------------------ */
 /* The engine                                                               */
 /* ------------------------------------------------------------------------ */
@@ -977,6 +993,15 @@ DIBS_API int dibs_join(dibs_db *db, const char *const *queues, size_t count,
                        int64_t timeout);
 
 /*
+** Wait until a job has ended, up to `timeout` ms (DIBS_FOREVER): *state is
+** DIBS_DONE or DIBS_DEAD, and *job (may be NULL), to be freed, is the job, or NULL
+** when it was done and is not kept. A job that ended unkept before the call is
+** not there: DIBS_NOT_FOUND. DIBS_EMPTY when the wait ran out; DIBS_INTERRUPTED.
+*/
+DIBS_API int dibs_await(dibs_db *db, int64_t id, int64_t timeout, int *state,
+                        dibs_job_list **job);
+
+/*
 ** When something will next become claimable or need attention without anybody
 ** doing anything: a scheduled job, a lease's end, an expiry. *at is DIBS_UNSET
 ** when nothing will.
@@ -1034,6 +1059,15 @@ DIBS_API int dibs_requeue(dibs_db *db, const int64_t *ids, size_t count,
 DIBS_API int dibs_redrive(dibs_db *db, const char *const *queues, size_t count,
                           int64_t *moved, int64_t **skipped,
                           size_t *skipped_count);
+
+/* Pause the queues that match (0 patterns are refused): their waiting jobs stay
+** as they are and are not given to anybody; running ones go on. A queue that is
+** named is paused even if nobody ever used it. And resume them. *changed (may be
+** NULL): how many were changed. */
+DIBS_API int dibs_pause(dibs_db *db, const char *const *queues, size_t count,
+                        int64_t *changed);
+DIBS_API int dibs_resume(dibs_db *db, const char *const *queues, size_t count,
+                         int64_t *changed);
 
 /* Remove all dead letters of the queues that match (0 patterns are refused).
 ** *removed (may be NULL) is how many were. */

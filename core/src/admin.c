@@ -345,6 +345,63 @@ int dibs_redrive(dibs_db *db, const char *const *queues, size_t count,
   return sweep_leave(db, &sweep, moved);
 }
 
+/* ------------------------------------------------------------------- pausing */
+
+/* Make the queues that are named and that nobody ever used. */
+static void queues_make(dibs_db *db, struct patterns patterns) {
+  struct queue queue;
+  for (size_t i = 0; i < patterns.count && !db->status; i++)
+    if (pattern_is_name(patterns.items[i]))
+      queue_need(db, patterns.items[i], &queue);
+}
+
+/* What waits in them may be claimed again. */
+static void resumed_tell(dibs_db *db, const struct sql_value *ids) {
+  char name[KEY_SIZE];
+  sqlite3_stmt *row = sql_first(db, SQL_RESUMED, ids);
+  if (!row) return;
+  do {
+    sql_column_key(db, row, 0, name);
+    wake_note_all(&db->wakes, wake_channel(name));
+  } while (!db->status && sql_next(db, row));
+  if (db->status) sql_reset(db, row);
+}
+
+static int pause_run(dibs_db *db, const char *const *queues, size_t count,
+                     bool pause, int64_t *changed) {
+  int status;
+  int64_t rows = 0;
+  struct text text = {.data = NULL};
+  if (!handle_enter(db, &status)) return status;
+  if (!count)
+    handle_fail(db, DIBS_INVALID, "no queue is given: name one, or say all");
+  struct patterns patterns = pattern_check(db, queues, count);
+  if (!db->status) {
+    sql_begin_write(db);
+    if (pause) queues_make(db, patterns);
+    queue_ids(db, patterns, &text);
+    const struct sql_value *ids = SQL_ARGS(sql_sized(text.data, text.size));
+    if (!pause) resumed_tell(db, ids);
+    sql_run(db, pause ? SQL_PAUSE : SQL_RESUME, ids);
+    rows = sql_changes(db);
+    db->cache.queue.id = 0;
+    sql_end(db);
+  }
+  text_free(&text);
+  if (changed) *changed = db->status ? 0 : rows;
+  return handle_leave(db);
+}
+
+int dibs_pause(dibs_db *db, const char *const *queues, size_t count,
+               int64_t *changed) {
+  return pause_run(db, queues, count, true, changed);
+}
+
+int dibs_resume(dibs_db *db, const char *const *queues, size_t count,
+                int64_t *changed) {
+  return pause_run(db, queues, count, false, changed);
+}
+
 /* ------------------------------------------------------------------- prune */
 
 int dibs_prune(dibs_db *db, int64_t *removed) {

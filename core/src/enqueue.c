@@ -82,7 +82,7 @@ static void real_check(dibs_db *db, const char *what, double value,
               most);
 }
 
-static void payload_check(dibs_db *db, const dibs_payload *payload) {
+void payload_check(dibs_db *db, const dibs_payload *payload) {
   if (payload->kind == DIBS_PAYLOAD_NONE) return;
   if (payload->kind != DIBS_PAYLOAD_JSON && payload->kind != DIBS_PAYLOAD_BYTES)
     handle_fail(db, DIBS_INVALID,

@@ -937,6 +937,9 @@ void job_list_give(dibs_db *db, struct job_list *list, dibs_job_list **out);
 
 /* ----------------------------------------------------------------- enqueue */
 
+/* See that it is a payload, and not too big. */
+void payload_check(dibs_db *db, const dibs_payload *payload);
+
 /* See that jobs can be enqueued. */
 void enqueue_check(dibs_db *db, const dibs_new_job *jobs, size_t count);
 

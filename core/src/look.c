@@ -288,6 +288,71 @@ int dibs_join(dibs_db *db, const char *const *queues, size_t count,
   return handle_leave(db);
 }
 
+/* ------------------------------------------------------------------- await */
+
+/* The job's state; 0 when it is gone. */
+static int state_look(dibs_db *db, int64_t id) {
+  struct job job;
+  struct placement placement = {.state = 0};
+  sql_begin_read(db);
+  if (job_read(db, id, &job)) placement_find(db, &job, &placement);
+  sql_end(db);
+  placement_free(&placement);
+  return db->status ? 0 : placement.state;
+}
+
+static bool state_is_end(int state) {
+  return !state || state == DIBS_DONE || state == DIBS_DEAD;
+}
+
+/* Wait for a job that was there at the first look. Gives how it ended. */
+static int ended_wait(dibs_db *db, int64_t id, int64_t timeout) {
+  int state;
+  struct handle_wait waiting;
+  handle_wait_start(db, &waiting, timeout, NULL, 0, 1u << CHANNEL_ENDED);
+  do {
+    handle_wait_look(db, &waiting);
+    duties(db);
+    state = state_look(db, id);
+  } while (!state_is_end(state) && !db->status &&
+           handle_wait(db, &waiting, DIBS_FOREVER));
+  handle_wait_end(db, &waiting, false);
+  if (!state_is_end(state))
+    handle_fail(db, DIBS_EMPTY, "the wait ran out: job %lld has not ended",
+                (long long)id);
+  return state ? state : DIBS_DONE;
+}
+
+/* Give the job, if it is there. */
+static void ended_give(dibs_db *db, int64_t id, dibs_job_list **job) {
+  struct job_list *list = db->status ? NULL : job_list_new(db);
+  dibs_job_list *given = NULL;
+  if (!list) return;
+  job_list_read(db, list, id, true);
+  job_list_give(db, list, &given);
+  if (given && given->count)
+    *job = given;
+  else
+    dibs_job_list_free(given);
+}
+
+int dibs_await(dibs_db *db, int64_t id, int64_t timeout, int *state,
+               dibs_job_list **job) {
+  int status;
+  if (job) *job = NULL;
+  if (!handle_enter(db, &status)) return status;
+  if (timeout < 0 && timeout != DIBS_UNSET)
+    handle_fail(db, DIBS_INVALID, "timeout is negative: give 0 ms or more");
+  int seen = db->status ? 0 : state_look(db, id);
+  if (!seen)
+    handle_fail(db, DIBS_NOT_FOUND, "there is no job %lld", (long long)id);
+  else if (!state_is_end(seen) && handle_may_wait(db))
+    seen = ended_wait(db, id, timeout);
+  if (state && !db->status) *state = seen;
+  if (job) ended_give(db, id, job);
+  return handle_leave(db);
+}
+
 /* -------------------------------------------------------------- next event */
 
 int dibs_next_event(dibs_db *db, int64_t *at) {

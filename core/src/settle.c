@@ -364,3 +364,87 @@ int dibs_extend(dibs_db *db, const char *receipt, int64_t lease,
   if (!status && until) *until = settlement.until;
   return status;
 }
+
+/* --------------------------------------------------------- while a job runs */
+
+/* What is done to a running job in the name of its receipt. */
+struct running_change {
+  const dibs_payload *payload; /* checkpoint; NULL: progress */
+  int64_t lease;
+  double done;
+  const char *text;
+};
+
+static void checkpoint_run(dibs_db *db, dibs_settlement *settlement,
+                           const struct placement *placement,
+                           const struct running_change *change) {
+  if (change->payload->kind != DIBS_PAYLOAD_NONE)
+    sql_run(db, SQL_CHECKPOINT,
+            SQL_ARGS(sql_int(settlement->id), sql_payload(change->payload)));
+  if (change->lease == DIBS_UNSET) return;
+  settlement->lease = change->lease;
+  extend_run(db, settlement, placement);
+}
+
+static void running_change(dibs_db *db, dibs_settlement *settlement,
+                           const struct running_change *change) {
+  int64_t token;
+  struct job job;
+  struct placement placement;
+  if (!receipt_read(settlement, &token)) return;
+  if (lease_hold(db, settlement, token, db->now, &job, &placement)) {
+    if (change->payload)
+      checkpoint_run(db, settlement, &placement, change);
+    else
+      sql_run(db, SQL_PROGRESS,
+              SQL_ARGS(sql_int(settlement->id), sql_real(change->done),
+                       sql_text(change->text)));
+  }
+  placement_free(&placement);
+}
+
+/* In an operation whose arguments have been checked. */
+static int running_leave(dibs_db *db, const char *receipt,
+                         const struct running_change *change) {
+  dibs_settlement settlement = {.receipt = receipt};
+  settlement_start(&settlement);
+  if (!db->status) {
+    sql_begin_write(db);
+    running_change(db, &settlement, change);
+    sql_end(db);
+  }
+  if (settlement.status)
+    handle_fail(db, settlement.status, "%s", settlement.message);
+  return handle_leave(db);
+}
+
+int dibs_checkpoint(dibs_db *db, const char *receipt, dibs_payload payload,
+                    int64_t lease) {
+  int status;
+  struct running_change change = {.payload = &payload, .lease = lease};
+  if (!handle_enter(db, &status)) return status;
+  payload_check(db, &payload);
+  if (lease != DIBS_UNSET && (lease <= 0 || lease > TIME_MAX))
+    handle_fail(db, DIBS_INVALID, "lease is %lld ms: give more than 0",
+                (long long)lease);
+  return running_leave(db, receipt, &change);
+}
+
+int dibs_progress(dibs_db *db, const char *receipt, double done,
+                  const char *text) {
+  int status;
+  char kept[KEY_SIZE];
+  struct running_change change = {.done = done, .text = text ? kept : NULL};
+  if (!handle_enter(db, &status)) return status;
+  if (!(done >= 0 && done <= 1))
+    handle_fail(db, DIBS_INVALID, "progress is %g: give 0 to 1", done);
+  if (text && !utf8_valid(text, strlen(text)))
+    handle_fail(db, DIBS_INVALID, "the text of the progress is not UTF-8");
+  if (text) {
+    size_t size = strlen(text);
+    if (size > DIBS_NAME_MAX) size = utf8_floor(text, DIBS_NAME_MAX);
+    memcpy(kept, text, size);
+    kept[size] = 0;
+  }
+  return running_leave(db, receipt, &change);
+}

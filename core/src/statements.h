@@ -406,6 +406,11 @@
     "DELETE FROM dibs_leased"                                                  \
     " WHERE id = ?1 AND token = ?2 AND until > ?3 AND plain")                  \
   X(LEASED_EXTEND, "UPDATE dibs_leased SET until = ?2 WHERE id = ?1")          \
+  X(CHECKPOINT, "UPDATE dibs_job SET payload = ?2 WHERE id = ?1")              \
+  X(PROGRESS,                                                                  \
+    "UPDATE dibs_leased"                                                       \
+    " SET progress = ?2, progress_text = ?3"                                   \
+    " WHERE id = ?1")                                                          \
   /* engine */                                                                 \
   X(LEASED_KEEP,                                                               \
     "UPDATE dibs_leased"                                                       \
@@ -466,6 +471,26 @@
     " CROSS"                                                                   \
     " JOIN dibs_ready r ON r.queue_id = q.value"                               \
     " WHERE ?1 IS NOT NULL AND ?4 IS NULL LIMIT ?2")                           \
+  X(PAUSE,                                                                     \
+    "UPDATE dibs_queue"                                                        \
+    " SET paused = 1, claimable = 0"                                           \
+    " WHERE NOT paused AND (?1 IS NULL OR"                                     \
+    " id IN (SELECT value"                                                     \
+    " FROM json_each(?1)))")                                                   \
+  X(RESUMED,                                                                   \
+    "SELECT name"                                                              \
+    " FROM dibs_queue"                                                         \
+    " WHERE paused AND (?1 IS NULL OR"                                         \
+    " id IN (SELECT value"                                                     \
+    " FROM json_each(?1)))")                                                   \
+  X(RESUME,                                                                    \
+    "UPDATE dibs_queue"                                                        \
+    " SET paused = 0, claimable = EXISTS (SELECT 1"                            \
+    " FROM dibs_ready r"                                                       \
+    " WHERE r.queue_id = dibs_queue.id)"                                       \
+    " WHERE paused AND (?1 IS NULL OR"                                         \
+    " id IN (SELECT value"                                                     \
+    " FROM json_each(?1)))")                                                   \
   X(CURSOR_CLEAN, "DELETE FROM dibs_cursor WHERE at < ?1")                     \
   X(QUEUE_CLEAN,                                                               \
     "DELETE FROM dibs_queue"                                                   \
