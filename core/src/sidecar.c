@@ -466,18 +466,23 @@ static void waiters_discount(struct board *board, struct slot *slot) {
 }
 
 /* With the slot's lock, so that it has no new owner meanwhile. If a child of the
-** dead one still has that, it has none either. */
+** dead one still has that, it has none either. The lock is the process's: the
+** mutex keeps its other threads out. */
 void sidecar_bury(struct sidecar *sidecar, const struct dead_holder *dead) {
+  pthread_mutex_lock(&sidecar->mutex);
   struct board *board = atomic_load(&sidecar->board);
   struct slot *slot = &board->slots[dead->slot];
   uint64_t holder = (uint64_t)dead->holder;
-  bool locked = lock_take(sidecar->fd, LOCK_SLOTS + dead->slot);
-  if (atomic_load(&slot->holder) == holder &&
-      (locked || slot_is_gone(sidecar, slot))) {
-    waiters_discount(board, slot);
-    atomic_compare_exchange_strong(&slot->holder, &holder, 0);
+  if (dead->slot != sidecar->slot && atomic_load(&slot->holder) == holder) {
+    bool locked = lock_take(sidecar->fd, LOCK_SLOTS + dead->slot);
+    if (atomic_load(&slot->holder) == holder &&
+        (locked || slot_is_gone(sidecar, slot))) {
+      waiters_discount(board, slot);
+      atomic_compare_exchange_strong(&slot->holder, &holder, 0);
+    }
+    if (locked) lock_drop(sidecar->fd, LOCK_SLOTS + dead->slot);
   }
-  if (locked) lock_drop(sidecar->fd, LOCK_SLOTS + dead->slot);
+  pthread_mutex_unlock(&sidecar->mutex);
 }
 
 /* ---------------------------------------------------------------- registry */

@@ -141,11 +141,12 @@ static void channels_wake(struct board *board, const struct wakes *wakes) {
   for (int i = 0; i < CHANNEL_COUNT; i++) {
     uint32_t bit = 1u << i;
     if (!(wakes->mask & bit) || (all & bit)) continue;
-    if (!channel_is_mixed(&board->channels[i], now))
-      futex_wake(&board->seq, wakes->counts[i], bit);
+    const struct channel *channel = &board->channels[i];
+    bool mixed = channel_is_mixed(channel, now);
+    if (!mixed) futex_wake(&board->seq, wakes->counts[i], bit);
     /* One who can do nothing with it may have announced itself meanwhile, and
     ** been the one that woke. */
-    if (channel_is_mixed(&board->channels[i], now)) all |= bit;
+    if (mixed || channel_is_mixed(channel, boot_seconds())) all |= bit;
   }
   if (all) futex_wake(&board->seq, INT_MAX, all);
 }
@@ -262,6 +263,7 @@ void wait_look(struct wait *wait) {
 
 bool wait_sleep(struct wait *wait, int64_t milliseconds) {
   struct board *board = wait->board;
+  wait_announce(wait); /* the look may have taken long */
   bool woken =
       futex_sleep(&board->seq, wait->seen, wait->mask, milliseconds * 1000);
   if (woken) atomic_fetch_add_explicit(&board->wakes, 1, memory_order_relaxed);
