@@ -381,14 +381,26 @@ static void settings_apply(dibs_db *db) {
   sql_script(db, "PRAGMA synchronous=EXTRA");
 }
 
+static bool switch_again(dibs_db *db) {
+  handle_clear(db);
+  nap(1 + (int64_t)(random_next(db) % 5));
+  return true;
+}
+
 /* Only once it is known that the file may be used: what is refused is left as
 ** it was. */
 static void journal_apply(dibs_db *db, const dibs_open_options *options) {
   SQLITE_LIBRARY(db);
   if (db->in_memory || options->keep_journal_mode) return;
-  if (pragma_is(db, "PRAGMA journal_mode", "wal")) return;
-  if (db->status || sqlite3_db_readonly(db->sqlite, "main") == 1) return;
-  pragma_is(db, "PRAGMA journal_mode=WAL", "wal");
+  int64_t end = time_monotonic() + db->busy_timeout;
+  do {
+    if (pragma_is(db, "PRAGMA journal_mode", "wal")) return;
+    if (db->status || sqlite3_db_readonly(db->sqlite, "main") == 1) return;
+    pragma_is(db, "PRAGMA journal_mode=WAL", "wal");
+    /* Two that switch at once would wait for each other, and SQLite refuses one
+    ** without asking the busy handler. */
+  } while (db->status == DIBS_BUSY && time_monotonic() < end &&
+           switch_again(db));
 }
 
 /* Only with a WAL: without one, a power cut at NORMAL may damage the file. */
