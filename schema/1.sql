@@ -32,18 +32,42 @@ CREATE TABLE dibs_queue(
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
   claimable INTEGER NOT NULL DEFAULT 0, -- 1 if it has ready rows and is not
-                                        -- paused; may be 1 without (a claim
-                                        -- that meets this clears it), but is
-                                        -- never 0 with
+                                        -- paused or held; may be 1 without (a
+                                        -- claim that meets this clears it),
+                                        -- but is never 0 with
   next_due INTEGER,                     -- at or before the earliest due_at of
                                         -- its dibs_scheduled; NULL: none
   paused INTEGER NOT NULL DEFAULT 0,
   expired INTEGER NOT NULL DEFAULT 0,   -- jobs that expired unstarted, ever
-  settings TEXT                         -- JSON object of the queue's settings
+  held INTEGER NOT NULL DEFAULT 0,      -- 1: its limit or rate is reached
+  limited INTEGER NOT NULL DEFAULT 0,   -- 1: it has limits or rates
+  defaults INTEGER NOT NULL DEFAULT 0   -- 1: it has defaults for its jobs
 ) STRICT;
 CREATE INDEX dibs_queue_claimable ON dibs_queue(name) WHERE claimable;
 CREATE INDEX dibs_queue_due ON dibs_queue(next_due)
   WHERE next_due IS NOT NULL;
+
+-- What a queue was set to: limits and rates, and defaults of its jobs' options.
+CREATE TABLE dibs_setting(
+  queue_id INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  value ANY NOT NULL,
+  PRIMARY KEY (queue_id, name)
+) STRICT, WITHOUT ROWID;
+
+-- Buckets of limited queues: of the queue, key '', and of limit keys in use.
+CREATE TABLE dibs_limit(
+  queue_id INTEGER NOT NULL,
+  key TEXT NOT NULL,
+  running INTEGER NOT NULL, -- how many of its jobs are leased
+  tokens REAL,              -- starts that its rate allowed, at that time; NULL:
+                            -- as many as may be
+  at INTEGER NOT NULL,
+  until INTEGER,            -- when to look at what it holds back; NULL: when a
+                            -- job ends
+  PRIMARY KEY (queue_id, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dibs_limit_until ON dibs_limit(until) WHERE until IS NOT NULL;
 
 -- What was asked for. The payload stands last, so that reading the other
 -- columns never touches its overflow pages.
@@ -96,7 +120,7 @@ CREATE TABLE dibs_scheduled(
 ) STRICT;
 CREATE INDEX dibs_scheduled_due ON dibs_scheduled(queue_id, due_at);
 
--- Waits for the job before it in its lane.
+-- Waits for the job before it in its lane, or for its limit key.
 CREATE TABLE dibs_blocked(
   id INTEGER PRIMARY KEY,
   queue_id INTEGER NOT NULL,
@@ -104,8 +128,13 @@ CREATE TABLE dibs_blocked(
   attempt INTEGER NOT NULL DEFAULT 0,
   crashes INTEGER NOT NULL DEFAULT 0,
   lapses INTEGER NOT NULL DEFAULT 0,
-  errors INTEGER NOT NULL DEFAULT 0
+  errors INTEGER NOT NULL DEFAULT 0,
+  limit_key TEXT,          -- waits for this; NULL: for its lane
+  priority INTEGER         -- with limit_key: of the job
 ) STRICT;
+CREATE INDEX dibs_blocked_limit
+  ON dibs_blocked(queue_id, limit_key, priority DESC, id)
+  WHERE limit_key IS NOT NULL;
 
 -- Reserved, until committed, aborted or out of time. What ran out of time is
 -- remembered for a day, without its job, so that a late commit can be told.

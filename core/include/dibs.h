@@ -1069,6 +1069,30 @@ DIBS_API int dibs_pause(dibs_db *db, const char *const *queues, size_t count,
 DIBS_API int dibs_resume(dibs_db *db, const char *const *queues, size_t count,
                          int64_t *changed);
 
+/*
+** Set a queue: `count` names, each with a value as people type it; NULL or "none"
+** takes the setting back. The queue need not have been used. At once, for all
+** processes, in one transaction. DIBS_INVALID, dibs_error_index() telling which.
+**
+**     limit          how many of its jobs may run at a time; 0: none starts
+**     limit_per_key  the same for each limit_key
+**     rate           how many may start in a period: "10/1s"
+**     rate_per_key   the same for each limit_key
+**     burst          how many at once of a rate that was not used up; the rate's
+**                    number unless given
+**
+** and defaults for jobs enqueued from then on: priority delay expires
+** max_attempts max_crashes backoff backoff_factor backoff_cap backoff_jitter
+** lease timeout keep.
+*/
+DIBS_API int dibs_queue_set(dibs_db *db, const char *queue,
+                            const char *const *names, const char *const *values,
+                            size_t count);
+
+/* What a queue is set to, as a JSON object with "queue", "paused" and the
+** settings that it has. Free *json with dibs_free(). */
+DIBS_API int dibs_queue_show(dibs_db *db, const char *queue, char **json);
+
 /* Remove all dead letters of the queues that match (0 patterns are refused).
 ** *removed (may be NULL) is how many were. */
 DIBS_API int dibs_purge(dibs_db *db, const char *const *queues, size_t count,

@@ -87,6 +87,7 @@ static void cancel_action(dibs_db *db, const struct job *job,
   if (placement->state == DIBS_RUNNING && placement->holder > 0)
     wake_note_mail(&db->wakes, placement->holder);
   placement_leave(db, job, placement);
+  if (placement->state == DIBS_RUNNING) limit_left(db, job);
   outcome->state = job_finish(db, job, placement, DIBS_CANCELLED, NULL);
 }
 

@@ -71,11 +71,13 @@ struct ready {
   int64_t priority;
   struct history history;
   int64_t unique_for;
-  bool plain;  /* as in dibs_leased */
-  bool orphan; /* there is no such job: the row is dropped */
+  bool plain;               /* as in dibs_leased */
+  bool orphan;              /* there is no such job: the row is dropped */
+  char limit_key[KEY_SIZE]; /* "": none; of a limited queue only */
 };
 
 #define READY_AT_ONCE 64
+#define SEEN_MOST     10000 /* held back in one claim */
 
 /* Some rows of a queue, and where their jobs begin in the list. */
 struct batch {
@@ -84,13 +86,16 @@ struct batch {
   size_t start;
 };
 
-static void ready_read(dibs_db *db, sqlite3_stmt *row, struct ready *ready) {
+static void ready_read(dibs_db *db, const struct queue *queue,
+                       sqlite3_stmt *row, struct ready *ready) {
   ready->id = sql_column_int(db, row, 0);
   ready->priority = sql_column_int(db, row, 1);
   history_read(db, row, 2, &ready->history);
   ready->orphan = sql_column_int(db, row, 7) == DIBS_UNSET;
   ready->unique_for = sql_column_int(db, row, 17);
-  ready->plain = sql_column_int(db, row, 18) == 1;
+  ready->plain = sql_column_int(db, row, 18) == 1 && !queue->limited;
+  ready->limit_key[0] = 0;
+  if (queue->limited) sql_column_key(db, row, 19, ready->limit_key);
 }
 
 /* Append the row's job to the list. False when the list has as many bytes of
@@ -128,7 +133,7 @@ static void batch_read(dibs_db *db, struct claim *claim,
   if (!row) return;
   do {
     struct ready *ready = &batch->rows[batch->count];
-    ready_read(db, row, ready);
+    ready_read(db, queue, row, ready);
     if (!ready->orphan && !job_read_row(db, claim->list, row, ready)) {
       claim->full = true;
       break;
@@ -242,9 +247,11 @@ static void expired_drop(dibs_db *db, const struct ready *ready) {
   if (job_read(db, ready->id, &job)) job_expire(db, &job, &placement);
 }
 
-/* Lease the jobs of the batch; the expired ones leave the list. */
+/* Lease the jobs of the batch; those that expired, or that a limit (NULL: there
+** is none) holds back, leave the list. */
 static void batch_lease(dibs_db *db, struct claim *claim,
-                        const struct queue *queue, struct batch *batch) {
+                        const struct queue *queue, const struct limits *limits,
+                        struct batch *batch) {
   struct job_list *list = claim->list;
   size_t from = batch->start, to = batch->start;
   claim->queue = job_list_copy(db, list, queue->name);
@@ -257,28 +264,49 @@ static void batch_lease(dibs_db *db, struct claim *claim,
       expired_drop(db, ready);
       continue;
     }
+    if (limits && !limit_admits(db, queue, limits, ready->limit_key)) {
+      list->payload -= job.payload.size;
+      limit_block(db, queue, ready->id, ready->priority, ready->limit_key,
+                  &ready->history);
+      continue;
+    }
     lease_add(db, claim, queue, ready, &job);
     if (!ready->plain) extras_take(db, claim, ready, &job);
     list->jobs[to++] = job;
   }
   queue_taken(db, queue, (int64_t)(to - batch->start));
+  if (limits) limit_started(db, queue, limits, (int64_t)(to - batch->start));
   list->list.count = to;
 }
 
-/* Take from a queue until there are `n` jobs or it has none left. Gives how
-** many rows there were. */
+/* How many rows to read next: none when a limit allows no more. */
+static int64_t batch_limit(dibs_db *db, const struct claim *claim,
+                           const struct queue *queue,
+                           const struct limits *limits, int64_t n) {
+  int64_t limit = n - (int64_t)claim->list->list.count;
+  if (limit > READY_AT_ONCE) limit = READY_AT_ONCE;
+  if (!limits) return limit;
+  int64_t allowed = limit_allows(db, queue, limits);
+  return allowed < limit ? allowed : limit;
+}
+
+/* Take from a queue until there are `n` jobs, or it has none left, or so many
+** were held back by their limit keys that others should have their turn. Gives
+** how many rows there were. */
 static int64_t queue_take(dibs_db *db, struct claim *claim,
                           const struct queue *queue, int64_t n) {
   struct batch batch;
+  struct limits read, *limits = queue->limited ? &read : NULL;
   int64_t seen = 0;
+  if (limits) limits_read(db, queue->id, limits);
   do {
-    int64_t limit = n - (int64_t)claim->list->list.count;
-    if (limit > READY_AT_ONCE) limit = READY_AT_ONCE;
+    int64_t limit = batch_limit(db, claim, queue, limits, n);
+    if (!limit) return seen ? seen : 1; /* it may have rows */
     batch_read(db, claim, queue, limit, &batch);
     batch_remove(db, queue, &batch);
-    batch_lease(db, claim, queue, &batch);
+    batch_lease(db, claim, queue, limits, &batch);
     seen += batch.count;
-  } while (batch.count && !claim->full && !db->status &&
+  } while (batch.count && !claim->full && !db->status && seen < SEEN_MOST + n &&
            (int64_t)claim->list->list.count < n);
   return seen;
 }

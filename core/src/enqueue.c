@@ -304,6 +304,8 @@ static int64_t id_take(dibs_db *db, int64_t count) {
 ** statement for all whose ids follow each other. */
 struct enqueue {
   struct queue queue;
+  int64_t defaults_of; /* the queue whose defaults these are; 0: none */
+  dibs_job_options defaults;
   struct job first; /* of the run; id 0: there is none */
   int64_t last;     /* of the run */
   int64_t newest;   /* added last in this transaction: the highest id */
@@ -406,10 +408,30 @@ static void queue_choose(dibs_db *db, struct enqueue *enqueue,
   if (!queue->id || strcmp(queue->name, name)) queue_need(db, name, queue);
 }
 
+/* What the job asks for, and for the rest what its queue is set to. */
+static void options_merge(dibs_db *db, struct enqueue *enqueue,
+                          const dibs_job_options *options,
+                          dibs_job_options *merged) {
+  if (enqueue->defaults_of != enqueue->queue.id) {
+    defaults_read(db, enqueue->queue.id, &enqueue->defaults);
+    enqueue->defaults_of = enqueue->queue.id;
+  }
+  *merged = options ? *options : options_unset;
+  if (!options) dibs_job_options_init(merged);
+  defaults_merge(merged, &enqueue->defaults);
+}
+
 static dibs_enqueued enqueue_one(dibs_db *db, struct enqueue *enqueue,
                                  const dibs_new_job *new_job) {
   struct job job;
   dibs_enqueued result = {.id = 0};
+  dibs_job_options merged;
+  dibs_new_job with_defaults = *new_job;
+  if (enqueue->queue.defaults) {
+    options_merge(db, enqueue, new_job->options, &merged);
+    with_defaults.options = &merged;
+    new_job = &with_defaults;
+  }
   if (!new_job->options) {
     result.id = plain_add(db, enqueue, &new_job->payload);
     return result;
@@ -430,8 +452,8 @@ void enqueue_write(dibs_db *db, const dibs_new_job *jobs, size_t count,
   struct enqueue enqueue = {.last = 0};
   dibs_enqueued result = {.id = 0};
   for (size_t i = 0, step; i < count && !db->status; i += step) {
-    step = ten_count(jobs + i, count - i);
     queue_choose(db, &enqueue, jobs[i].queue);
+    step = enqueue.queue.defaults ? 0 : ten_count(jobs + i, count - i);
     if (step) {
       result = (dibs_enqueued){.id = ten_add(db, &enqueue, jobs + i)};
     } else {

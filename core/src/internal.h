@@ -21,6 +21,8 @@
 **     schema    making, checking and migrating the tables
 **     attach    living inside a host's connection
 **     place     where jobs are: queues, placements, lanes, unique keys, ends
+**     limit     how many may run and start, of a queue and of a key
+**     settings  what a queue is set to
 **     reclaim   jobs whose holders died
 **     tidy      what time alone brings about, in bounded steps
 **     job       jobs as they are read
@@ -418,7 +420,9 @@ enum sql { DIBS_SQL_MAP(SQL_ENUM) SQL_COUNT };
 struct queue {
   int64_t id; /* 0: no such queue */
   bool claimable;
-  bool paused;
+  bool paused;   /* or held: nothing may be claimed */
+  bool limited;  /* it has limits or rates */
+  bool defaults; /* it has defaults for its jobs */
   char name[KEY_SIZE];
 };
 
@@ -743,6 +747,7 @@ struct job {
   double backoff_jitter;
   char key[KEY_SIZE];        /* "": none */
   char unique_key[KEY_SIZE]; /* "": none */
+  char limit_key[KEY_SIZE];  /* "": none */
 };
 
 /* Where a job is. */
@@ -876,6 +881,62 @@ int64_t job_backoff(dibs_db *db, const struct job *job, int64_t attempt);
 
 /* Whether that was the last attempt. */
 bool job_is_final(const struct job *job, int64_t attempt);
+
+/* ------------------------------------------------------------------- limit */
+
+/* So many starts per period. */
+struct rate {
+  int64_t count;  /* DIBS_UNSET: no rate */
+  int64_t period; /* ms */
+  int64_t burst;  /* at once, at most */
+};
+
+/* What may start of a queue; DIBS_UNSET: no limit. */
+struct limits {
+  int64_t limit;
+  int64_t limit_per_key;
+  int64_t burst; /* as set, for both rates */
+  struct rate rate;
+  struct rate rate_per_key;
+};
+
+void limits_read(dibs_db *db, int64_t queue_id, struct limits *limits);
+
+/* How many jobs of the queue may start now. If none, the queue is held until one
+** ends or the time has come. */
+int64_t limit_allows(dibs_db *db, const struct queue *queue,
+                     const struct limits *limits);
+
+/* So many have started. */
+void limit_started(dibs_db *db, const struct queue *queue,
+                   const struct limits *limits, int64_t count);
+
+/* Whether a job of that limit key ("": none) may start, and if so, it has. */
+bool limit_admits(dibs_db *db, const struct queue *queue,
+                  const struct limits *limits, const char *key);
+
+/* Put a job that is not admitted, out of its placement already, to wait. */
+void limit_block(dibs_db *db, const struct queue *queue, int64_t id,
+                 int64_t priority, const char *key,
+                 const struct history *history);
+
+/* A running job has left its lease: what waited for that goes on. */
+void limit_left(dibs_db *db, const struct job *job);
+
+/* What time allows to start. */
+void limits_tidy(dibs_db *db);
+
+/* The queue's settings have changed. */
+void limits_apply(dibs_db *db, int64_t queue_id);
+
+/* ---------------------------------------------------------------- settings */
+
+/* The queue's defaults of its jobs' options. */
+void defaults_read(dibs_db *db, int64_t queue_id, dibs_job_options *options);
+
+/* Give options that are not given the default. */
+void defaults_merge(dibs_job_options *options,
+                    const dibs_job_options *defaults);
 
 /* ----------------------------------------------------------------- reclaim */
 

@@ -29,6 +29,8 @@ void queue_find(dibs_db *db, const char *name, struct queue *queue) {
   queue->id = sql_column_int(db, row, 0);
   queue->claimable = sql_column_int(db, row, 1) != 0;
   queue->paused = sql_column_int(db, row, 2) != 0;
+  queue->limited = sql_column_int(db, row, 3) != 0;
+  queue->defaults = sql_column_int(db, row, 4) != 0;
   strcpy(queue->name, name);
   sql_reset(db, row);
   if (db->writing) *cached = *queue;
@@ -234,7 +236,7 @@ void job_move(dibs_db *db, const struct job *job, struct placement *placement,
             SQL_ARGS(sql_int(job->id), sql_int(priority)));
   if (placement->state == DIBS_STAGED)
     place_staged(db, job, placement->until, placement->history.due_at);
-  else if (placement->state == DIBS_BLOCKED)
+  else if (placement->state == DIBS_BLOCKED && !lane_is_head(db, job))
     place_blocked(db, &moved, &placement->history);
   else
     placement->state = place_waiting(db, &moved, &placement->history);
@@ -278,6 +280,7 @@ static void job_fill(dibs_db *db, sqlite3_stmt *row, int column,
   job->unique_for = sql_column_int(db, row, column++);
   sql_column_key(db, row, column++, job->key);
   sql_column_key(db, row, column++, job->unique_key);
+  sql_column_key(db, row, column++, job->limit_key);
 }
 
 bool job_read(dibs_db *db, int64_t id, struct job *job) {

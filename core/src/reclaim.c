@@ -48,6 +48,7 @@ void attempt_lapse(dibs_db *db, const struct job *job,
   struct history *history = &placement->history;
   int64_t *count = crashed ? &history->crashes : &history->lapses;
   placement_leave(db, job, placement);
+  limit_left(db, job);
   lapse_note(db, job, placement, crashed);
   ++*count;
   if (job_is_final(job, history->attempt) ||

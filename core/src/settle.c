@@ -217,6 +217,7 @@ static void extend_run(dibs_db *db, dibs_settlement *settlement,
 static int action_run(dibs_db *db, dibs_settlement *settlement,
                       const struct job *job, struct placement *placement) {
   placement_leave(db, job, placement);
+  limit_left(db, job);
   switch (settlement->action) {
   case DIBS_ACK:
     return job_finish(db, job, placement, DIBS_ACKED, &settlement->result);

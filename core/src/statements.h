@@ -15,7 +15,7 @@
   "j.queue_id, j.created_at, j.priority, j.expires_at, j.max_attempts,"        \
   " j.max_crashes, j.backoff, j.backoff_factor, j.backoff_cap, "               \
   "j.backoff_jitter, j.keep,"                                                  \
-  " j.unique_scope, j.unique_for, j.key, j.unique_key"
+  " j.unique_scope, j.unique_for, j.key, j.unique_key, j.limit_key"
 
 /* Ids of a placement table for look.c and admin.c: above ?1, at most ?2, of the
 ** queues ?3 (a JSON array, or NULL for all), with the job name ?4 (or NULL). */
@@ -35,7 +35,12 @@
 #define NEXT_EVENTS                                                             \
   NEXT_OF("until", "dibs_leased")                                               \
   "," NEXT_OF("next_due", "dibs_queue WHERE next_due IS NOT NULL") "," NEXT_OF( \
-      "expires_at", "dibs_expiry") "," NEXT_OF("until", "dibs_staged")
+      "expires_at",                                                             \
+      "dibs_expiry") "," NEXT_OF("until",                                       \
+                                 "dibs_staged") "," NEXT_OF("until",            \
+                                                            "dibs_limit "       \
+                                                            "WHERE until IS "   \
+                                                            "NOT NULL")
 
 /* clang-format off */
 #define DIBS_SQL_MAP(X)                                                        \
@@ -56,7 +61,10 @@
     " WHERE type IN ('table', 'view') AND name NOT GLOB 'sqlite_*'")           \
   X(META, "SELECT value FROM dibs_meta WHERE key = ?1")                        \
   /* place: queues */                                                          \
-  X(QUEUE, "SELECT id, claimable, paused FROM dibs_queue WHERE name = ?1")     \
+  X(QUEUE,                                                                     \
+    "SELECT id, claimable, paused OR held, limited, defaults"                  \
+    " FROM dibs_queue"                                                         \
+    " WHERE name = ?1")                                                        \
   X(QUEUE_NAME, "SELECT name FROM dibs_queue WHERE id = ?1")                   \
   X(QUEUE_ADD, "INSERT INTO dibs_queue(name) VALUES (?1)")                     \
   X(QUEUES_BETWEEN,                                                            \
@@ -66,7 +74,7 @@
   X(QUEUE_CLAIMABLE,                                                           \
     "UPDATE dibs_queue"                                                        \
     " SET claimable = 1"                                                       \
-    " WHERE id = ?1 AND NOT claimable AND NOT paused")                         \
+    " WHERE id = ?1 AND NOT claimable AND NOT paused AND NOT held")                         \
   X(QUEUE_DUE,                                                                 \
     "UPDATE dibs_queue"                                                        \
     " SET next_due = ?2"                                                       \
@@ -243,6 +251,103 @@
     "DELETE"                                                                   \
     " FROM dibs_expiry"                                                        \
     " WHERE expires_at <= ?1 AND id = ?2")                                     \
+  /* limit */                                                                  \
+  X(SETTINGS, "SELECT name, value FROM dibs_setting WHERE queue_id = ?1")      \
+  X(SETTING,                                                                   \
+    "SELECT value FROM dibs_setting WHERE queue_id = ?1 AND name = ?2")        \
+  X(SETTING_SET,                                                               \
+    "INSERT INTO dibs_setting(queue_id, name, value)"                          \
+    " VALUES (?1, ?2, ?3)")                                                    \
+  X(SETTING_REMOVE,                                                            \
+    "DELETE FROM dibs_setting WHERE queue_id = ?1 AND name = ?2")              \
+  X(QUEUE_PAUSED, "SELECT paused FROM dibs_queue WHERE id = ?1")               \
+  X(QUEUE_DEFAULTS,                                                            \
+    "UPDATE dibs_queue"                                                        \
+    " SET defaults = EXISTS (SELECT 1"                                         \
+    " FROM dibs_setting"                                                       \
+    " WHERE queue_id = ?1 AND name NOT IN ('limit', 'limit_per_key',"          \
+    " 'rate', 'rate_period', 'rate_per_key', 'rate_per_key_period',"           \
+    " 'burst'))"                                                               \
+    " WHERE id = ?1")                                                          \
+  X(LIMIT_READ,                                                                \
+    "SELECT running, tokens, at"                                               \
+    " FROM dibs_limit"                                                         \
+    " WHERE queue_id = ?1 AND key = ?2")                                       \
+  X(LIMIT_WRITE,                                                               \
+    "INSERT INTO dibs_limit(queue_id, key, running, tokens, at, until)"        \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6)"                                         \
+    " ON CONFLICT DO UPDATE"                                                   \
+    " SET running = ?3, tokens = ?4, at = ?5, until = ?6")                     \
+  X(LIMIT_LEFT,                                                                \
+    "UPDATE dibs_limit"                                                        \
+    " SET running = running - 1"                                               \
+    " WHERE queue_id = ?1 AND key IN ('', ?2) AND running > 0")                \
+  X(LIMIT_DUE,                                                                 \
+    "SELECT queue_id, key"                                                     \
+    " FROM dibs_limit"                                                         \
+    " WHERE until <= ?1"                                                       \
+    " ORDER BY until LIMIT ?2")                                                \
+  X(LIMIT_CLEAN,                                                               \
+    "DELETE"                                                                   \
+    " FROM dibs_limit"                                                         \
+    " WHERE queue_id = ?1 AND key = ?2 AND running = 0 AND tokens IS NULL"     \
+    " AND until IS NULL")                                                      \
+  X(LIMIT_FORGET, "DELETE FROM dibs_limit WHERE queue_id = ?1")                \
+  X(LIMIT_COUNT,                                                               \
+    "INSERT INTO dibs_limit(queue_id, key, running, at)"                       \
+    " SELECT ?1, '', (SELECT count(*)"                                         \
+    " FROM dibs_leased"                                                        \
+    " WHERE queue_id = ?1), ?2"                                                \
+    " FROM dibs_queue"                                                         \
+    " WHERE id = ?1 AND limited")                                              \
+  X(LIMIT_COUNT_KEYS,                                                          \
+    "INSERT INTO dibs_limit(queue_id, key, running, at)"                       \
+    " SELECT ?1, j.limit_key, count(*), ?2"                                    \
+    " FROM dibs_leased l"                                                      \
+    " JOIN dibs_job j ON j.id = l.id"                                          \
+    " WHERE l.queue_id = ?1 AND j.limit_key IS NOT NULL AND EXISTS (SELECT 1"  \
+    " FROM dibs_queue"                                                         \
+    " WHERE id = ?1 AND limited)"                                              \
+    " GROUP BY j.limit_key")                                                   \
+  X(LIMIT_WAKE_KEYS,                                                           \
+    "INSERT INTO dibs_limit(queue_id, key, running, at, until)"                \
+    " SELECT DISTINCT ?1, limit_key, 0, ?2, ?2"                                \
+    " FROM dibs_blocked"                                                       \
+    " WHERE queue_id = ?1 AND limit_key IS NOT NULL"                           \
+    " ON CONFLICT DO UPDATE"                                                   \
+    " SET until = ?2")                                                         \
+  X(QUEUE_LIMITED,                                                             \
+    "UPDATE dibs_queue"                                                        \
+    " SET held = 0, limited = EXISTS (SELECT 1"                                \
+    " FROM dibs_setting"                                                       \
+    " WHERE queue_id = ?1 AND name IN ('limit', 'limit_per_key', 'rate',"      \
+    " 'rate_per_key')), claimable = NOT paused AND EXISTS (SELECT 1"           \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?1)"                                                    \
+    " WHERE id = ?1")                                                          \
+  X(QUEUE_HOLD,                                                                \
+    "UPDATE dibs_queue"                                                        \
+    " SET held = 1, claimable = 0"                                             \
+    " WHERE id = ?1")                                                          \
+  X(QUEUE_UNHOLD,                                                              \
+    "UPDATE dibs_queue"                                                        \
+    " SET held = 0, claimable = NOT paused AND EXISTS (SELECT 1"               \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?1)"                                                    \
+    " WHERE id = ?1 AND held AND NOT EXISTS"                                   \
+    " (SELECT 1"                                                               \
+    " FROM dibs_limit"                                                         \
+    " WHERE queue_id = ?1 AND key = '' AND until > 0)")                        \
+  X(LEASED_UNPLAIN,                                                            \
+    "UPDATE dibs_leased SET plain = 0 WHERE queue_id = ?1 AND plain")          \
+  X(BLOCKED_ADD_LIMIT,                                                         \
+    "INSERT INTO dibs_blocked(id, queue_id, " HISTORY ", limit_key, priority)" \
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")                            \
+  X(BLOCKED_OF_KEY,                                                            \
+    "SELECT id"                                                                \
+    " FROM dibs_blocked"                                                       \
+    " WHERE queue_id = ?1 AND limit_key = ?2"                                  \
+    " ORDER BY priority DESC, id LIMIT ?3")                                    \
   /* reclaim */                                                                \
   X(LEASED_HELD,                                                               \
     "SELECT id FROM dibs_leased WHERE holder IN (?1, -?1) LIMIT ?2")           \
@@ -330,7 +435,7 @@
     "SELECT 1"                                                                 \
     " FROM dibs_queue q"                                                       \
     " JOIN dibs_ready r ON r.queue_id = q.id"                                  \
-    " WHERE q.name = ?1 AND NOT q.paused LIMIT 1")                             \
+    " WHERE q.name = ?1 AND NOT q.paused AND NOT q.held LIMIT 1")                             \
   X(CLAIMABLE, "SELECT name FROM dibs_queue WHERE name = ?1 AND claimable")    \
   X(CLAIMABLE_NEXT,                                                            \
     "SELECT name"                                                              \
@@ -348,7 +453,8 @@
     "SELECT r.id, r.priority, " HISTORY ", j.id, payload, name, headers,"      \
     " key, created_at, max_attempts, lease, timeout, expires_at,"              \
     " unique_for, coalesce(keep, 0) = 0 AND key IS NULL"                       \
-    " AND unique_scope IS NULL AND expires_at IS NULL AND errors = 0"          \
+    " AND unique_scope IS NULL AND expires_at IS NULL AND errors = 0,"         \
+    " limit_key"                                                               \
     " FROM dibs_ready r"                                                       \
     " LEFT JOIN dibs_job j ON j.id = r.id"                                     \
     " WHERE r.queue_id = ?1"                                                   \
@@ -390,7 +496,7 @@
   X(PEEK_QUEUES,                                                               \
     "SELECT id"                                                                \
     " FROM dibs_queue"                                                         \
-    " WHERE NOT paused AND (claimable OR next_due <= ?2) AND (?1 IS NULL OR"   \
+    " WHERE NOT paused AND NOT held AND (claimable OR next_due <= ?2) AND (?1 IS NULL OR"   \
     " id IN (SELECT value"                                                     \
     " FROM json_each(?1)))"                                                    \
     " ORDER BY name <= ?3, name")                                              \
@@ -485,7 +591,7 @@
     " FROM json_each(?1)))")                                                   \
   X(RESUME,                                                                    \
     "UPDATE dibs_queue"                                                        \
-    " SET paused = 0, claimable = EXISTS (SELECT 1"                            \
+    " SET paused = 0, claimable = NOT held AND EXISTS (SELECT 1"               \
     " FROM dibs_ready r"                                                       \
     " WHERE r.queue_id = dibs_queue.id)"                                       \
     " WHERE paused AND (?1 IS NULL OR"                                         \
@@ -494,7 +600,8 @@
   X(CURSOR_CLEAN, "DELETE FROM dibs_cursor WHERE at < ?1")                     \
   X(QUEUE_CLEAN,                                                               \
     "DELETE FROM dibs_queue"                                                   \
-    " WHERE settings IS NULL AND NOT paused AND expired = 0"                   \
+    " WHERE NOT paused AND expired = 0"                                        \
+    " AND id NOT IN (SELECT queue_id FROM dibs_setting)"                       \
     " AND NOT EXISTS"                                                          \
     " (SELECT 1 FROM dibs_ready r WHERE r.queue_id = dibs_queue.id)"           \
     " AND id NOT IN (SELECT queue_id FROM dibs_job)"                           \

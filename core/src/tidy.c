@@ -203,6 +203,7 @@ void tidy(dibs_db *db, struct patterns patterns) {
   expiries_tidy(db);
   stages_tidy(db);
   due_tidy(db, patterns);
+  limits_tidy(db);
   tidy_prune(db, TIDY_ROWS);
   sql_run(db, SQL_UNIQUE_CLEAN, SQL_ARGS(sql_int(db->now), sql_int(TIDY_ROWS)));
 }

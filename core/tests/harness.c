@@ -368,6 +368,7 @@ static const struct rule {
      " WHERE queue_id NOT IN (SELECT id FROM dibs_queue)"},
     {"a queue with ready jobs is claimable",
      "SELECT count(*) FROM dibs_queue q WHERE NOT claimable AND NOT paused"
+     " AND NOT held"
      " AND EXISTS (SELECT 1 FROM dibs_ready r WHERE r.queue_id = q.id)"},
     {"next_due is no later than the first scheduled job",
      "SELECT count(*) FROM dibs_queue q WHERE"
@@ -396,7 +397,24 @@ static const struct rule {
      " AND id IN (SELECT id FROM dibs_blocked)"},
     {"a blocked job has a key",
      "SELECT count(*) FROM dibs_blocked b JOIN dibs_job j USING (id)"
-     " WHERE j.key IS NULL"},
+     " WHERE j.key IS NULL AND b.limit_key IS NULL"},
+    {"a job that waits for its limit key has it",
+     "SELECT count(*) FROM dibs_blocked b JOIN dibs_job j USING (id)"
+     " WHERE b.limit_key <> j.limit_key OR (b.limit_key IS NOT NULL AND"
+     " b.priority <> j.priority)"},
+    {"buckets count the running jobs",
+     "SELECT count(*) FROM dibs_limit m WHERE running <>"
+     " (SELECT count(*) FROM dibs_leased l JOIN dibs_job j USING (id)"
+     " WHERE l.queue_id = m.queue_id AND m.key IN ('', j.limit_key))"},
+    {"only a limited queue is held",
+     "SELECT count(*) FROM dibs_queue WHERE held AND NOT limited"},
+    {"what is held back is looked at some time",
+     "SELECT count(*) FROM dibs_limit m JOIN dibs_queue q"
+     " ON q.id = m.queue_id WHERE until IS NULL AND running = 0 AND"
+     " (m.key = '' AND q.held AND NOT EXISTS (SELECT 1 FROM dibs_setting s"
+     " WHERE s.queue_id = q.id AND s.name = 'limit' AND s.value = 0)"
+     " OR EXISTS (SELECT 1 FROM dibs_blocked b"
+     " WHERE b.queue_id = m.queue_id AND b.limit_key = m.key))"},
     {"errors belong to jobs", "SELECT count(*) FROM dibs_error"
                               " WHERE job_id NOT IN (SELECT id FROM dibs_job)"},
     {"a job keeps at most twenty errors",

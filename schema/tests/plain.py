@@ -114,8 +114,9 @@ INVARIANTS = {
     "a ready row has its job's priority": """
         SELECT r.id FROM dibs_ready r JOIN dibs_job j ON j.id = r.id
         WHERE r.priority <> j.priority""",
-    "a queue with ready jobs is claimable unless paused": """
+    "a queue with ready jobs is claimable unless paused or held": """
         SELECT name FROM dibs_queue q WHERE NOT claimable AND NOT paused
+        AND NOT held
         AND EXISTS (SELECT 1 FROM dibs_ready WHERE queue_id = q.id)""",
     "next_due is never too late": """
         SELECT q.name FROM dibs_scheduled s
