@@ -194,7 +194,8 @@ struct slot {
   _Atomic uint64_t beat;      /* ms since boot; 0: no engine */
   _Atomic uint32_t mail;      /* counts what its engines are to look after */
   _Atomic uint32_t check;     /* over the numbers that do not change */
-  uint32_t reserved[4];
+  _Atomic uint64_t origin;    /* inode of the file in which it was taken */
+  uint64_t reserved;
 };
 
 /* Who waits on a channel (wake.c). Times are seconds since boot. */
@@ -248,7 +249,7 @@ struct sidecar {
   pthread_mutex_t mutex;    /* for what follows */
   _Atomic int fd;           /* -1: in memory */
   dev_t device;
-  ino_t inode;
+  _Atomic ino_t inode;
   struct board *_Atomic board;
   struct sidecar_old *old; /* maps before this one */
   _Atomic int64_t holder;  /* our number; 0: none yet */

@@ -28,7 +28,8 @@
 ** u32 waiters of the process; u64 inode of its pid namespace; u64 its start
 ** time in clock ticks since boot; u64 beat, ms since boot, of its engines'
 ** heartbeat, 0 without an engine; u32 mail, on which its engines sleep (futex);
-** u32 check, over what does not change.
+** u32 check, over what does not change; u64 inode of the file in which the
+** slot was taken.
 **
 ** The process owns a slot by an open-file-description lock on byte
 ** LOCK_SLOTS + number, far behind the end of the file. The kernel drops it when
@@ -45,8 +46,8 @@
 ** interval that the name leads elsewhere, and follow. The old file stays open,
 ** with its locks, until the last handle is closed. (To cut the file short in
 ** place, while it is in use, is as deadly as it is with SQLite's -shm file: a
-** SIGBUS.) A copy of the file has slots of the living without locks, so a free
-** lock is no proof where the process can be seen to live.
+** SIGBUS.) A copy of the file has slots of the living without locks, so in one a
+** free lock is no proof where the process can be seen to live.
 **
 ** A process has one struct sidecar for each database. In a forked child its
 ** descriptors are closed at once, or the child would hold its parent's locks.
@@ -307,6 +308,7 @@ static bool process_is_zombie(pid_t pid) {
 static uint32_t slot_check(const struct slot *slot) {
   uint64_t sum = atomic_load(&slot->holder) ^ atomic_load(&slot->pid) ^
                  atomic_load(&slot->namespace) << 20 ^
+                 atomic_load(&slot->origin) << 30 ^
                  atomic_load(&slot->started) << 40;
   return (uint32_t)(sum * 0x9E3779B97F4A7C15u >> 32);
 }
@@ -317,6 +319,7 @@ static void slot_fill(struct sidecar *sidecar, struct slot *slot) {
   atomic_store(&slot->namespace, sidecar->namespace);
   atomic_store(&slot->started, (uint64_t)process_started(getpid()));
   atomic_store(&slot->beat, 0);
+  atomic_store(&slot->origin, (uint64_t)sidecar->inode);
   atomic_store(&slot->holder, (uint64_t)sidecar->holder);
   atomic_store(&slot->check, slot_check(slot));
 }
@@ -400,6 +403,12 @@ void sidecar_beat(struct sidecar *sidecar) {
   pthread_mutex_unlock(&sidecar->mutex);
 }
 
+/* Whether the slot was taken in another file, of which this one is a copy. */
+static bool slot_is_copy(const struct sidecar *sidecar,
+                         const struct slot *slot) {
+  return atomic_load(&slot->origin) != (uint64_t)sidecar->inode;
+}
+
 /* By a free lock, unless that is so because the file is a copy; or, if a child
 ** that was forked behind our back keeps the lock, by its number. */
 static bool slot_is_dead(struct sidecar *sidecar, struct board *board, int i) {
@@ -409,8 +418,8 @@ static bool slot_is_dead(struct sidecar *sidecar, struct board *board, int i) {
     return false;
   if (lock_is_held(sidecar->fd, LOCK_SLOTS + i))
     return slot_is_gone(sidecar, slot);
-  return !slot_is_alive(sidecar, slot) &&
-         !holder_is_locked(sidecar, board, holder);
+  if (holder_is_locked(sidecar, board, holder)) return false;
+  return !slot_is_copy(sidecar, slot) || !slot_is_alive(sidecar, slot);
 }
 
 bool sidecar_holder_beats(struct sidecar *sidecar, int64_t holder,
@@ -593,12 +602,15 @@ static void sidecar_move(struct sidecar *sidecar) {
   if (!old) return;
   *old = (struct sidecar_old){sidecar->old, sidecar->fd,
                               atomic_load(&sidecar->board)};
+  /* A slot's number means nothing in another map. */
+  int slot = atomic_exchange(&sidecar->slot, -1);
   if (!sidecar_map(sidecar)) {
+    sidecar->slot = slot;
     free(old);
     return;
   }
   sidecar->old = old;
-  if (sidecar->slot >= 0)
+  if (slot >= 0)
     sidecar->slot = slot_take(sidecar, atomic_load(&sidecar->board));
 }
 
