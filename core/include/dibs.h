@@ -992,6 +992,27 @@ DIBS_API void dibs_stats_list_free(dibs_stats_list *stats);
 DIBS_API int dibs_join(dibs_db *db, const char *const *queues, size_t count,
                        int64_t timeout);
 
+/* Why something is not running. */
+typedef struct dibs_reason {
+  const char *reason; /* "paused" "limit" "rate" "no_worker" "queued" "next"
+                      ** "scheduled" "retrying" "behind" "limit_key" "staged"
+                      ** "running" "done" "dead" "empty" */
+  const char *text;   /* one sentence */
+  int64_t at;         /* when that will be over, or DIBS_UNSET */
+  int64_t id;         /* "behind": of the job before it; else 0 */
+} dibs_reason;
+
+typedef struct dibs_reason_list {
+  size_t count;
+  const dibs_reason *reasons; /* never empty; the first is the one to see to */
+} dibs_reason_list;
+
+/* Why a job, or what waits in a queue, is not running. DIBS_NOT_FOUND. */
+DIBS_API int dibs_explain(dibs_db *db, int64_t id, dibs_reason_list **reasons);
+DIBS_API int dibs_explain_queue(dibs_db *db, const char *queue,
+                                dibs_reason_list **reasons);
+DIBS_API void dibs_reason_list_free(dibs_reason_list *reasons);
+
 /*
 ** Wait until a job has ended, up to `timeout` ms (DIBS_FOREVER): *state is
 ** DIBS_DONE or DIBS_DEAD, and *job (may be NULL), to be freed, is the job, or NULL

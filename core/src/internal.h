@@ -396,6 +396,9 @@ _Atomic uint32_t *mail_word(struct sidecar *sidecar);
 void mail_wait(_Atomic uint32_t *word, uint32_t value, int64_t milliseconds);
 void mail_send(_Atomic uint32_t *word, uint32_t amount);
 
+/* Whether somebody has waited for a queue's channel lately. */
+bool wake_is_awaited(struct sidecar *sidecar, const char *queue);
+
 /* Take on a due time: false when another waiter has done so. */
 bool wake_timer(struct sidecar *sidecar, int64_t due);
 

@@ -17,6 +17,9 @@
   "j.backoff_jitter, j.keep,"                                                  \
   " j.unique_scope, j.unique_for, j.key, j.unique_key, j.limit_key"
 
+/* Jobs before another that explain counts; more are not counted. */
+#define READY_AHEAD_MOST 1000
+
 /* Ids of a placement table for look.c and admin.c: above ?1, at most ?2, of the
 ** queues ?3 (a JSON array, or NULL for all), with the job name ?4 (or NULL). */
 #define LIST_OF(table)                                                         \
@@ -569,6 +572,22 @@
     " OR EXISTS (SELECT 1 FROM dibs_staged"                                    \
     " WHERE NOT late AND queue_id IN q)")                                      \
   X(EVENT_NEXT, "SELECT min(" NEXT_EVENTS ")")                                 \
+  /* explain */                                                                \
+  X(LIMIT_STATE,                                                               \
+    "SELECT running, until"                                                    \
+    " FROM dibs_limit"                                                         \
+    " WHERE queue_id = ?1 AND key = ?2")                                       \
+  X(READY_AHEAD,                                                               \
+    "SELECT count(*)"                                                          \
+    " FROM (SELECT 1"                                                          \
+    " FROM dibs_ready"                                                         \
+    " WHERE queue_id = ?1 AND (priority > ?2 OR (priority = ?2 AND id < ?3))"  \
+    " LIMIT 1001)")                                                            \
+  X(HAS_WAITING,                                                               \
+    "SELECT EXISTS (SELECT 1 FROM dibs_ready WHERE queue_id = ?1)"             \
+    " OR EXISTS (SELECT 1 FROM dibs_scheduled WHERE queue_id = ?1)"            \
+    " OR EXISTS (SELECT 1 FROM dibs_blocked WHERE queue_id = ?1)"              \
+    " OR EXISTS (SELECT 1 FROM dibs_staged WHERE queue_id = ?1 AND NOT late)") \
   /* admin */                                                                  \
   X(SWEEP_READY,                                                               \
     "SELECT r.id"                                                              \

@@ -188,6 +188,15 @@ void wake_everyone(struct sidecar *sidecar) {
   futex_wake(&board->seq, INT_MAX, 1u << CHANNEL_STOP);
 }
 
+bool wake_is_awaited(struct sidecar *sidecar, const char *queue) {
+  struct board *board = atomic_load(&sidecar->board);
+  const struct channel *channel = &board->channels[wake_channel(queue)];
+  uint32_t now = boot_seconds();
+  return atomic_load(&board->waiters) &&
+         (is_recent(atomic_load(&channel->sign_at), now) ||
+          is_recent(atomic_load(&channel->mixed_at), now));
+}
+
 /* ----------------------------------------------------------------- waiting */
 
 static void channel_announce(struct channel *channel, uint32_t sign,
