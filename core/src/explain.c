@@ -249,9 +249,9 @@ int dibs_explain_queue(dibs_db *db, const char *name, dibs_reason_list **out) {
   if (!out) return DIBS_MISUSE;
   *out = NULL;
   if (!handle_enter(db, &status)) return status;
-  const char *problem = name ? name_problem(name) : "is missing";
-  if (problem)
-    handle_fail(db, DIBS_INVALID, "queue '%s' %s", name ? name : "", problem);
+  if (!name) name = "";
+  const char *problem = name_problem(name);
+  if (problem) handle_fail(db, DIBS_INVALID, "queue '%s' %s", name, problem);
   struct reason_list *list = db->status ? NULL : reasons_new(db);
   if (list) {
     sql_begin_read(db);

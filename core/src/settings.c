@@ -168,18 +168,20 @@ static void settings_check(dibs_db *db, const char *const *names,
   }
 }
 
+static void queue_check(dibs_db *db, const char **name) {
+  if (!*name) *name = "";
+  const char *problem = name_problem(*name);
+  if (problem) handle_fail(db, DIBS_INVALID, "queue '%s' %s", *name, problem);
+}
+
 int dibs_queue_set(dibs_db *db, const char *queue_name,
                    const char *const *names, const char *const *values,
                    size_t count) {
   int status;
   struct queue queue;
   if (!handle_enter(db, &status)) return status;
-  const char *problem = queue_name ? name_problem(queue_name) : "is missing";
-  if (problem)
-    handle_fail(db, DIBS_INVALID, "queue '%s' %s", queue_name ? queue_name : "",
-                problem);
-  else
-    settings_check(db, names, values, count);
+  queue_check(db, &queue_name);
+  settings_check(db, names, values, count);
   if (!db->status) {
     sql_begin_write(db);
     queue_need(db, queue_name, &queue);
@@ -239,10 +241,7 @@ int dibs_queue_show(dibs_db *db, const char *queue_name, char **out) {
   if (!out) return DIBS_MISUSE;
   *out = NULL;
   if (!handle_enter(db, &status)) return status;
-  const char *problem = queue_name ? name_problem(queue_name) : "is missing";
-  if (problem)
-    handle_fail(db, DIBS_INVALID, "queue '%s' %s", queue_name ? queue_name : "",
-                problem);
+  queue_check(db, &queue_name);
   if (!db->status) {
     sql_begin_read(db);
     queue_find(db, queue_name, &queue);

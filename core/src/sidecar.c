@@ -269,7 +269,6 @@ uint64_t process_namespace(void) {
 static bool process_read_stat(pid_t pid, char *state, int64_t *threads,
                               int64_t *started) {
   char path[64], text[1024];
-  long long numbers[2];
   snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
@@ -278,13 +277,15 @@ static bool process_read_stat(pid_t pid, char *state, int64_t *threads,
   if (size <= 0) return false;
   text[size] = 0;
   char *at = strrchr(text, ')');
-  if (!at || sscanf(at, ") %c", state) != 1) return false;
+  if (!at || at[1] != ' ' || !at[2]) return false;
+  *state = at[2];
   for (int field = 2; at && field < 20; field++) at = strchr(at + 1, ' ');
-  if (!at || sscanf(at, " %lld %*d %lld", &numbers[0], &numbers[1]) != 2)
-    return false;
-  *threads = numbers[0];
-  *started = numbers[1];
-  return true;
+  if (!at) return false;
+  *threads = strtoll(at, &at, 10);
+  strtoll(at, &at, 10); /* field 21, of no use */
+  char *end;
+  *started = strtoll(at, &end, 10);
+  return end != at;
 }
 
 int64_t process_started(pid_t pid) {
