@@ -218,16 +218,17 @@ static int signal_release(sqlite3_vtab *base, int level) {
   return SQLITE_OK;
 }
 
-/* The savepoint stays. Those that were set before this table took part in the
-** transaction were not told of: then nothing was pending. */
+/* The savepoint stays. One that is not among those remembered was set before
+** this table took part in the transaction: then nothing was pending. */
 static int signal_rollback_to(sqlite3_vtab *base, int level) {
   struct attached *attached = table_attached(base);
   int at = attached->count;
+  if (attached->missed) return SQLITE_OK;
   while (at && attached->savepoints[at - 1].level >= level) at--;
-  if (at == attached->count || attached->missed) return SQLITE_OK;
-  attached->pending = attached->savepoints[at].wakes;
-  attached->savepoints[at].level = level;
-  attached->count = at + 1;
+  bool known = at < attached->count && attached->savepoints[at].level == level;
+  attached->pending =
+      known ? attached->savepoints[at].wakes : (struct wakes){.mask = 0};
+  attached->count = known ? at + 1 : at;
   return SQLITE_OK;
 }
 

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** test_attach.c: living inside a connection of the host: what its transactions,
+** savepoints, locks and its closing do to ours, and who is woken.
+*/
+#include "harness.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+/* The host: a plain connection, and a handle on it. */
+typedef struct host {
+  sqlite3 *sqlite;
+  dibs_db *db;
+} host;
+
+static void run(sqlite3 *sqlite, const char *sql) {
+  char *message = NULL;
+  if (sqlite3_exec(sqlite, sql, NULL, NULL, &message) != SQLITE_OK) {
+    fail_msg("%s: %s", sql, message);
+  }
+}
+
+static host host_open(fixture *f, int create) {
+  dibs_open_options options = fixture_options(f);
+  host h = {.sqlite = plain_open(f->path)};
+  options.create = create;
+  if (!h.sqlite) fail_msg("no connection");
+  run(h.sqlite, "PRAGMA journal_mode=WAL");
+  expect_ok(h.db, dibs_attach(h.sqlite, NULL, &options, &h.db));
+  return h;
+}
+
+static void host_close(host *h) {
+  expect_int(sqlite3_close(h->sqlite), SQLITE_OK);
+  expect_int(dibs_close(h->db), DIBS_OK);
+}
+
+static int put_in(host *h) {
+  return dibs_enqueue(h->db, "q", dibs_json("1"), NULL, NULL);
+}
+
+/* How many signals were sent through the sidecar, ever. */
+static int64_t signals(fixture *f) {
+  char name[160];
+  uint64_t count = 0;
+  snprintf(name, sizeof name, "%s-dibs", f->path);
+  int fd = open(name, O_RDONLY);
+  if (fd < 0) return 0;
+  if (pread(fd, &count, sizeof count, 256) != sizeof count) {
+    fail_msg("%s is short", name);
+  }
+  close(fd);
+  return (int64_t)count;
+}
+
+static int64_t jobs(fixture *f) {
+  return raw_int(f, "SELECT count(*) FROM dibs_job");
+}
+
+/* ---- Transactions ---------------------------------------------------------- */
+
+static void a_commit_tells_and_a_rollback_does_not(void **state) {
+  fixture *f = *state;
+  host h = host_open(f, DIBS_CREATE);
+  int64_t before = signals(f);
+  run(h.sqlite, "BEGIN");
+  expect_ok(h.db, put_in(&h));
+  expect_int(signals(f), before);
+  run(h.sqlite, "ROLLBACK");
+  expect_int(signals(f), before);
+  expect_int(jobs(f), 0);
+  run(h.sqlite, "BEGIN");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "COMMIT");
+  expect_int(signals(f), before + 1);
+  expect_int(jobs(f), 1);
+  expect_ok(h.db, put_in(&h));
+  expect_int(signals(f), before + 2);
+  host_close(&h);
+}
+
+static void what_a_savepoint_takes_back_is_not_told(void **state) {
+  fixture *f = *state;
+  host h = host_open(f, DIBS_CREATE);
+  int64_t before = signals(f);
+  run(h.sqlite, "BEGIN; SAVEPOINT a");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "ROLLBACK TO a; COMMIT");
+  expect_int(signals(f), before);
+  run(h.sqlite, "BEGIN; SAVEPOINT a");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "SAVEPOINT b");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "ROLLBACK TO a; COMMIT");
+  expect_int(signals(f), before);
+  run(h.sqlite, "BEGIN");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "SAVEPOINT b");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "ROLLBACK TO b; RELEASE b; COMMIT");
+  expect_int(signals(f), before + 1);
+  expect_int(jobs(f), 1);
+  host_close(&h);
+}
+
+/* Savepoints, releases, rollbacks and enqueues in any order: who waits is told
+** if, and only if, a job is there behind the commit that was not before. */
+static void savepoints_in_any_order(void **state) {
+  fixture *f = *state;
+  char sql[64];
+  host h = host_open(f, DIBS_CREATE);
+  int told = 0, untold = 0;
+  srand((unsigned)environment_number("DIBS_TEST_SEED", 1));
+  for (int round = 0; round < 300 / slowness(); round++) {
+    int64_t before = signals(f), there = jobs(f);
+    int depth = 0;
+    run(h.sqlite, rand() % 2 ? "BEGIN" : "SAVEPOINT s0");
+    if (sqlite3_get_autocommit(h.sqlite)) fail_msg("no transaction");
+    for (int step = 0; step < 8; step++) {
+      int level = depth ? 1 + rand() % depth : 0;
+      switch (rand() % 4) {
+      case 0:
+        snprintf(sql, sizeof sql, "SAVEPOINT s%d", ++depth);
+        run(h.sqlite, sql);
+        break;
+      case 1:
+        if (!level) break;
+        snprintf(sql, sizeof sql, "RELEASE s%d", level);
+        run(h.sqlite, sql);
+        depth = level - 1;
+        break;
+      case 2:
+        if (!level) break;
+        snprintf(sql, sizeof sql, "ROLLBACK TO s%d", level);
+        run(h.sqlite, sql);
+        depth = level;
+        break;
+      default: expect_ok(h.db, put_in(&h));
+      }
+    }
+    run(h.sqlite, "COMMIT");
+    int more = jobs(f) > there;
+    expect_int(signals(f) - before, more);
+    told += more;
+    untold += !more;
+  }
+  print_message("%d told, %d not\n", told, untold);
+  expect_true(told && untold);
+  host_close(&h);
+}
+
+/* ---- Closing and forking ----------------------------------------------------- */
+
+static void a_close_that_is_refused_does_no_harm(void **state) {
+  fixture *f = *state;
+  sqlite3_stmt *statement = NULL;
+  host h = host_open(f, DIBS_CREATE);
+  expect_ok(h.db, put_in(&h));
+  sqlite3_prepare_v2(h.sqlite, "SELECT 1", -1, &statement, NULL);
+  expect_int(sqlite3_close(h.sqlite), SQLITE_BUSY);
+  expect_ok(h.db, put_in(&h));
+  sqlite3_finalize(statement);
+  expect_int(sqlite3_close(h.sqlite), SQLITE_OK);
+  expect_int(put_in(&h), DIBS_CLOSED);
+  expect_int(dibs_close(h.db), DIBS_OK);
+  expect_int(jobs(f), 2);
+}
+
+static void handles_on_a_connection_are_one(void **state) {
+  fixture *f = *state;
+  dibs_db *other = NULL;
+  host h = host_open(f, DIBS_CREATE);
+  expect_ok(other, dibs_attach(h.sqlite, NULL, NULL, &other));
+  expect_true(other == h.db);
+  expect_int(dibs_close(other), DIBS_OK);
+  expect_ok(h.db, put_in(&h));
+  host_close(&h);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      TEST_CLOSED(a_commit_tells_and_a_rollback_does_not),
+      TEST_CLOSED(what_a_savepoint_takes_back_is_not_told),
+      TEST_CLOSED(savepoints_in_any_order),
+      TEST_CLOSED(a_close_that_is_refused_does_no_harm),
+      TEST_CLOSED(handles_on_a_connection_are_one),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
