@@ -456,7 +456,7 @@ struct share {
 };
 
 /* How an operation is a transaction: see transaction.c. */
-enum mode { MODE_OWN, MODE_SAVEPOINT, MODE_BARE };
+enum mode { MODE_NONE, MODE_OWN, MODE_SAVEPOINT, MODE_BARE };
 
 struct dibs_db {
   const struct sqlite3_api_routines *api;
@@ -483,6 +483,7 @@ struct dibs_db {
   struct cache cache;
   bool writing;              /* within a write transaction */
   enum mode mode;            /* of the transaction under way */
+  int changes;               /* total_changes() of SQLite when it began */
   struct attached *attached; /* NULL: the connection is our own */
   bool self_blocked; /* the lock is this thread's, by another connection */
   uint64_t random;   /* state of random_next() */

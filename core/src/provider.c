@@ -73,6 +73,7 @@ struct dibs_provider {
   X(set_last_insert_rowid)                                                     \
   X(step)                                                                      \
   X(system_errno)                                                              \
+  X(total_changes)                                                             \
   X(txn_state)                                                                 \
   X(user_data)                                                                 \
   X(value_blob)                                                                \

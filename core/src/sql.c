@@ -22,8 +22,33 @@ _Static_assert(sizeof sql_texts / sizeof *sql_texts == SQL_COUNT,
 
 /* ------------------------------------------------------------------ errors */
 
+/* Whether the host's transaction, or a statement of its, reads: then SQLite does
+** not wait for the write lock. */
+static bool host_reads(const dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  return db->attached &&
+         sqlite3_txn_state(db->sqlite, "main") == SQLITE_TXN_READ;
+}
+
+static void snapshot_fail(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  if (sqlite3_get_autocommit(db->sqlite))
+    handle_fail(db, DIBS_SNAPSHOT,
+                "another connection has written to %s since this statement "
+                "began to read: put it between BEGIN IMMEDIATE and COMMIT",
+                db->path);
+  else
+    handle_fail(db, DIBS_SNAPSHOT,
+                "this read transaction cannot become a write transaction: "
+                "begin it with BEGIN IMMEDIATE");
+}
+
 static void busy_fail(dibs_db *db) {
   char timeout[DURATION_SIZE];
+  if (host_reads(db)) {
+    snapshot_fail(db);
+    return;
+  }
   if (db->attached) {
     handle_fail(db, DIBS_BUSY,
                 "another connection is writing to %s: raise this connection's "
@@ -106,9 +131,7 @@ void sql_fail(dibs_db *db, int code) {
   const char *text = db->sqlite ? sqlite3_errmsg(db->sqlite) : "";
   int primary = code & 0xFF;
   if (code == SQLITE_BUSY_SNAPSHOT)
-    handle_fail(db, DIBS_SNAPSHOT,
-                "this read transaction cannot become a write transaction: "
-                "begin it with BEGIN IMMEDIATE");
+    snapshot_fail(db);
   else if (code == SQLITE_IOERR_NOMEM)
     handle_nomem(db);
   else if (fixed_fail(db, primary))

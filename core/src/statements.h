@@ -55,6 +55,7 @@
   X(SAVEPOINT, "SAVEPOINT dibs_operation")                                     \
   X(ROLLBACK_TO, "ROLLBACK TO dibs_operation")                                 \
   X(RELEASE, "RELEASE dibs_operation")                                         \
+  X(LOCK, "UPDATE dibs_meta SET value = value WHERE 0")                        \
   X(DATA_VERSION, "PRAGMA data_version")                                       \
   /* schema */                                                                 \
   X(TABLES,                                                                    \

@@ -5,14 +5,25 @@
 ** On a connection of the library's own it is BEGIN IMMEDIATE and COMMIT. On a
 ** host's connection there are three cases:
 **
-**     MODE_OWN        no transaction is open and no statement is writing: the
-**                     same as on our own
+**     MODE_OWN        no transaction is open and no statement is writing, be
+**                     it to another file: the same as on our own
 **     MODE_SAVEPOINT  the host's transaction is open: a savepoint in it
 **     MODE_BARE       a statement is under way that itself writes, as in a
-**                     trigger or INSERT ... SELECT: neither BEGIN nor SAVEPOINT
+**                     trigger or INSERT ... SELECT: neither COMMIT nor SAVEPOINT
 **                     is possible. The operation's statements run bare; if one
 **                     fails, the error is that of the outer statement, which
 **                     SQLite rolls back whole, nested rows included
+**
+** The last is not so in one case: SQLite does not prepare a statement that
+** writes a single row, in a transaction of the host's, for being rolled back by
+** itself. When an operation within such a statement fails behind its first
+** write, the whole transaction is rolled back, as SQLite does it itself when
+** the disk is full. Nothing else is left to do then that leaves nothing half
+** done, and nobody can tell that case from the others.
+**
+** SQLite waits for the write lock only on behalf of a connection that does not
+** read yet. So an operation that is to write in a transaction of the host's takes
+** the lock before it reads anything.
 **
 ** What is to be told of a commit is told behind it: in MODE_OWN at once,
 ** otherwise by the signal table (attach.c), when the host commits.
@@ -41,12 +52,24 @@ static void rollback_savepoint(dibs_db *db) {
   sqlite3_reset(db->statements[SQL_RELEASE]);
 }
 
+/* Without a transaction of the host's, the outer statement is one. */
+static void rollback_bare(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  if (sqlite3_get_autocommit(db->sqlite) ||
+      sqlite3_total_changes(db->sqlite) == db->changes)
+    return;
+  sqlite3_step(db->statements[SQL_ROLLBACK]);
+  sqlite3_reset(db->statements[SQL_ROLLBACK]);
+}
+
 static void rollback(dibs_db *db) {
   sql_reset_all(db);
-  if (db->mode == MODE_OWN)
-    rollback_own(db);
-  else if (db->mode == MODE_SAVEPOINT)
-    rollback_savepoint(db);
+  switch (db->mode) {
+  case MODE_NONE: return;
+  case MODE_OWN: rollback_own(db); return;
+  case MODE_SAVEPOINT: rollback_savepoint(db); return;
+  case MODE_BARE: rollback_bare(db); return;
+  }
 }
 
 static void cache_forget(dibs_db *db) {
@@ -65,11 +88,10 @@ static unsigned file_version(dibs_db *db) {
 
 /* SQLite refuses a savepoint within a statement that writes, and only then. */
 static void savepoint_begin(dibs_db *db) {
-  db->mode = MODE_SAVEPOINT;
   sql_run(db, SQL_SAVEPOINT, SQL_NONE);
-  if (db->status != DIBS_BUSY) return;
+  if (db->status && db->status != DIBS_BUSY) return;
+  db->mode = db->status ? MODE_BARE : MODE_SAVEPOINT;
   handle_clear(db);
-  db->mode = MODE_BARE;
 }
 
 /* Within a transaction the host may have changed anything since. */
@@ -78,12 +100,21 @@ static void attached_begin(dibs_db *db, enum sql begin) {
   cache_forget(db);
   if (!sqlite3_get_autocommit(db->sqlite)) {
     savepoint_begin(db);
-  } else if (sqlite3_txn_state(db->sqlite, "main") == SQLITE_TXN_WRITE) {
+  } else if (sqlite3_txn_state(db->sqlite, NULL) == SQLITE_TXN_WRITE) {
     db->mode = MODE_BARE;
   } else {
     db->mode = MODE_OWN;
     sql_run(db, begin, SQL_NONE);
   }
+  db->changes = sqlite3_total_changes(db->sqlite);
+}
+
+/* Unless it is held: by a statement that writes, and finds no row. */
+static void host_lock_take(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  if (db->status || db->mode == MODE_OWN || !db->schema) return;
+  if (sqlite3_txn_state(db->sqlite, "main") != SQLITE_TXN_WRITE)
+    sql_run(db, SQL_LOCK, SQL_NONE);
 }
 
 static void attached_commit(dibs_db *db) {
@@ -96,9 +127,12 @@ static void attached_commit(dibs_db *db) {
 
 /* --------------------------------------------------------------- operations */
 
-/* On our own, behind a rollback that may have failed for want of memory. */
+/* On our own, behind a rollback that may have failed for want of memory. What
+** fails before it begins anything has nothing to roll back: a transaction that
+** is open then is the host's. */
 static void transaction_begin(dibs_db *db, enum sql begin) {
   SQLITE_LIBRARY(db);
+  db->mode = MODE_NONE;
   if (db->status) return;
   if (db->attached) {
     attached_begin(db, begin);
@@ -110,7 +144,9 @@ static void transaction_begin(dibs_db *db, enum sql begin) {
 }
 
 void sql_begin_write(dibs_db *db) {
+  bool good = !db->status;
   transaction_begin(db, SQL_BEGIN_IMMEDIATE);
+  if (db->attached && good) host_lock_take(db);
   if (db->status) return;
   if (!db->attached && db->cache.version != file_version(db)) cache_forget(db);
   db->writing = true;
@@ -140,5 +176,6 @@ void sql_end(dibs_db *db) {
     wake_send(db->sidecar, &db->wakes);
   }
   if (db->writing && db->mode == MODE_OWN) turn_end(db->sidecar);
+  db->mode = MODE_NONE;
   db->writing = false;
 }

@@ -150,6 +150,149 @@ static void savepoints_in_any_order(void **state) {
   host_close(&h);
 }
 
+/* Whatever the call before did. */
+static void a_refused_call_leaves_the_transaction_alone(void **state) {
+  fixture *f = *state;
+  dibs_change_options options = DIBS_CHANGE_OPTIONS_INIT;
+  host h = host_open(f, DIBS_CREATE);
+  options.delay = -5;
+  run(h.sqlite, "CREATE TABLE t(x)");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "BEGIN; INSERT INTO t VALUES (1)");
+  expect_status(h.db, dibs_change(h.db, 1, &options), DIBS_INVALID);
+  expect_status(h.db, dibs_cancel(h.db, NULL, 1, NULL, NULL), DIBS_MISUSE);
+  expect_int(sqlite3_get_autocommit(h.sqlite), 0);
+  run(h.sqlite, "COMMIT");
+  expect_int(raw_int(f, "SELECT count(*) FROM t"), 1);
+  host_close(&h);
+}
+
+/* ---- Locks ----------------------------------------------------------------- */
+
+typedef struct blocker {
+  sqlite3 *sqlite;
+  int calls;
+} blocker;
+
+/* The host's busy handler: the other transaction ends meanwhile. */
+static int let_go(void *context, int count) {
+  blocker *b = context;
+  b->calls++;
+  if (count) return 0;
+  run(b->sqlite, "COMMIT");
+  return 1;
+}
+
+static void a_transaction_that_has_not_read_waits_for_the_lock(void **state) {
+  fixture *f = *state;
+  host h = host_open(f, DIBS_CREATE);
+  blocker b = {.sqlite = plain_open(f->path)};
+  sqlite3_busy_handler(h.sqlite, let_go, &b);
+  run(b.sqlite, "CREATE TABLE t(x); BEGIN; INSERT INTO t VALUES (1)");
+  run(h.sqlite, "BEGIN");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "COMMIT");
+  expect_int(b.calls, 1);
+  expect_int(jobs(f), 1);
+  expect_int(sqlite3_close(b.sqlite), SQLITE_OK);
+  host_close(&h);
+}
+
+static void a_transaction_that_has_read_must_have_been_immediate(void **state) {
+  fixture *f = *state;
+  host h = host_open(f, DIBS_CREATE);
+  blocker b = {.sqlite = plain_open(f->path)};
+  run(b.sqlite, "CREATE TABLE t(x)");
+  run(h.sqlite, "BEGIN; SELECT count(*) FROM t");
+  run(b.sqlite, "BEGIN; INSERT INTO t VALUES (1)");
+  expect_status(h.db, put_in(&h), DIBS_SNAPSHOT);
+  expect_says(dibs_error(h.db), "BEGIN IMMEDIATE");
+  run(b.sqlite, "COMMIT");
+  expect_status(h.db, put_in(&h), DIBS_SNAPSHOT);
+  expect_says(dibs_error(h.db), "BEGIN IMMEDIATE");
+  run(h.sqlite, "ROLLBACK; BEGIN IMMEDIATE; SELECT count(*) FROM t");
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "COMMIT");
+  expect_int(sqlite3_close(b.sqlite), SQLITE_OK);
+  host_close(&h);
+}
+
+/* ---- Statements ------------------------------------------------------------ */
+
+/* An SQL function of the host that enqueues, and one that does so in vain: the
+** second job's key is the first one's. */
+static void enqueue_function(sqlite3_context *context, int count,
+                             sqlite3_value **values) {
+  dibs_db *db = sqlite3_user_data(context);
+  dibs_job_options options = no_options();
+  dibs_new_job two[2] = {{"q", {0, 0, NULL, 0}, &options},
+                         {"q", {0, 0, NULL, 0}, &options}};
+  (void)values;
+  options.unique = "k";
+  options.on_conflict = DIBS_CONFLICT_REJECT;
+  int status = count ? dibs_enqueue_many(db, two, 2, NULL)
+                     : dibs_enqueue(db, "q", dibs_json("1"), NULL, NULL);
+  if (status) sqlite3_result_error(context, dibs_error(db), -1);
+}
+
+static void functions_make(host *h) {
+  for (int count = 0; count < 2; count++) {
+    expect_int(sqlite3_create_function(h->sqlite, "put", count, SQLITE_UTF8,
+                                       h->db, enqueue_function, NULL, NULL),
+               SQLITE_OK);
+  }
+}
+
+/* The statement writes, though not to our file. */
+static void within_a_statement_that_writes_elsewhere(void **state) {
+  fixture *f = *state;
+  host h = host_open(f, DIBS_CREATE);
+  functions_make(&h);
+  run(h.sqlite, "CREATE TEMP TABLE t(x); CREATE TABLE v(x);"
+                "INSERT INTO v VALUES (1)");
+  run(h.sqlite, "INSERT INTO t VALUES (put())");
+  run(h.sqlite, "INSERT INTO t SELECT put() FROM v");
+  run(h.sqlite, "CREATE TEMP TABLE u AS SELECT put() AS x FROM t");
+  expect_int(jobs(f), 4);
+  expect_int(sqlite3_get_autocommit(h.sqlite), 1);
+  host_close(&h);
+}
+
+/* SQLite prepares a statement of one row for no failure behind its first write,
+** but the first write is ours. */
+static void a_failure_within_a_statement_leaves_nothing(void **state) {
+  fixture *f = *state;
+  static const char *const statements[] = {
+      "INSERT INTO t VALUES (put(1))",
+      "INSERT INTO t SELECT put(1)",
+      "UPDATE t SET x = put(1) WHERE rowid = 1",
+      "DELETE FROM t WHERE rowid = 1 RETURNING put(1)",
+      "INSERT INTO u VALUES (1)",
+  };
+  host h = host_open(f, DIBS_CREATE);
+  functions_make(&h);
+  run(h.sqlite, "CREATE TABLE t(x); CREATE TABLE u(x);"
+                "INSERT INTO t VALUES (1);"
+                "CREATE TRIGGER r AFTER INSERT ON u BEGIN SELECT put(1); END");
+  for (size_t i = 0; i < COUNT(statements); i++) {
+    expect_int(sqlite3_exec(h.sqlite, statements[i], NULL, NULL, NULL),
+               SQLITE_ERROR);
+    expect_says(sqlite3_errmsg(h.sqlite), "unique key");
+    expect_int(jobs(f), 0);
+    run(h.sqlite, "BEGIN");
+    expect_int(sqlite3_exec(h.sqlite, statements[i], NULL, NULL, NULL),
+               SQLITE_ERROR);
+    expect_says(sqlite3_errmsg(h.sqlite), "unique key");
+    if (!sqlite3_get_autocommit(h.sqlite)) run(h.sqlite, "COMMIT");
+    expect_int(jobs(f), 0);
+    expect_int(raw_int(f, "SELECT sum(x) FROM t"), 1);
+    expect_int(raw_int(f, "SELECT count(*) FROM u"), 0);
+  }
+  run(h.sqlite, "BEGIN; INSERT INTO t VALUES (put()); COMMIT");
+  expect_int(jobs(f), 1);
+  host_close(&h);
+}
+
 /* ---- Closing and forking ----------------------------------------------------- */
 
 static void a_close_that_is_refused_does_no_harm(void **state) {
@@ -183,6 +326,11 @@ int main(void) {
       TEST_CLOSED(a_commit_tells_and_a_rollback_does_not),
       TEST_CLOSED(what_a_savepoint_takes_back_is_not_told),
       TEST_CLOSED(savepoints_in_any_order),
+      TEST_CLOSED(a_refused_call_leaves_the_transaction_alone),
+      TEST_CLOSED(a_transaction_that_has_not_read_waits_for_the_lock),
+      TEST_CLOSED(a_transaction_that_has_read_must_have_been_immediate),
+      TEST_CLOSED(within_a_statement_that_writes_elsewhere),
+      TEST_CLOSED(a_failure_within_a_statement_leaves_nothing),
       TEST_CLOSED(a_close_that_is_refused_does_no_harm),
       TEST_CLOSED(handles_on_a_connection_are_one),
   };
