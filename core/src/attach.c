@@ -23,7 +23,11 @@
 **
 ** Calls take the connection's own mutex, so that a function called by SQLite,
 ** which holds that, cannot wait for one that waits for it. A connection without
-** one belongs to one thread at a time, by the host's own promise.
+** one belongs to one thread at a time, by the host's own promise. Whoever has
+** the mutex of the list below may only try a connection's.
+**
+** A connection that dibs is never used on costs nothing; a database without our
+** tables gets no sidecar.
 */
 #include "internal.h"
 
@@ -43,6 +47,7 @@ struct attached {
   dibs_db *next;
   int references;   /* handles that were given out */
   bool made;        /* the keeper's module is there */
+  bool shared;      /* it was seen to that there is a sidecar */
   bool kept;        /* the keeper is connected */
   bool inside;      /* an operation is under way */
   bool missed;      /* without memory: savepoints are not remembered */
@@ -343,15 +348,37 @@ bool attached_enter(dibs_db *db, int *status) {
   return true;
 }
 
+/* Tables that are gone may have been made in a transaction that the host rolled
+** back: look again. */
 void attached_leave(dibs_db *db) {
   SQLITE_LIBRARY(db);
   sqlite3_mutex *mutex = sqlite3_db_mutex(db->sqlite);
   sqlite3_set_last_insert_rowid(db->sqlite, db->attached->rowid);
+  if (db->status == DIBS_SCHEMA) db->schema = 0;
   db->attached->inside = false;
   if (mutex) sqlite3_mutex_leave(mutex);
 }
 
+void attached_share(dibs_db *db) {
+  if (db->attached->shared) return;
+  db->attached->shared = true;
+  handle_share(db, DIBS_WAKE_AUTO);
+}
+
 /* ------------------------------------------------------------------ registry */
+
+/* Another thread may be in it while one forks. */
+static void registry_lock(void) {
+  pthread_mutex_lock(&attached_mutex);
+}
+
+static void registry_unlock(void) {
+  pthread_mutex_unlock(&attached_mutex);
+}
+
+static void registry_watch(void) {
+  pthread_atfork(registry_lock, registry_unlock, registry_unlock);
+}
 
 static void attached_free(dibs_db *db) {
   log_forget(db);
@@ -388,16 +415,25 @@ int attached_close(dibs_db *db) {
   return DIBS_OK;
 }
 
+/* Not while another thread is in it: then it is not this one's. */
+static bool connection_writes(const dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  sqlite3_mutex *mutex = sqlite3_db_mutex(db->sqlite);
+  if (mutex && sqlite3_mutex_try(mutex) != SQLITE_OK) return false;
+  bool writes = sqlite3_txn_state(db->sqlite, "main") == SQLITE_TXN_WRITE;
+  if (mutex) sqlite3_mutex_leave(mutex);
+  return writes;
+}
+
 bool attached_blocks(const dibs_db *db) {
   bool blocks = false;
+  SQLITE_LIBRARY(db);
+  const char *path = sqlite3_db_filename(db->sqlite, "main");
   pthread_mutex_lock(&attached_mutex);
-  for (dibs_db *at = attached_first; at && !blocks; at = at->attached->next) {
-    SQLITE_LIBRARY(at);
-    if (strcmp(at->path, db->path) ||
-        !pthread_equal(at->attached->thread, pthread_self()))
-      continue;
-    blocks = sqlite3_txn_state(at->sqlite, "main") == SQLITE_TXN_WRITE;
-  }
+  for (dibs_db *at = attached_first; at && !blocks; at = at->attached->next)
+    blocks = at->pid == db->pid && path && !strcmp(at->path, path) &&
+             pthread_equal(at->attached->thread, pthread_self()) &&
+             connection_writes(at);
   pthread_mutex_unlock(&attached_mutex);
   return blocks;
 }
@@ -455,8 +491,9 @@ static dibs_db *attached_new(const dibs_provider *provider, sqlite3 *sqlite) {
   return NULL;
 }
 
-int attached_get(const dibs_provider *provider, sqlite3 *sqlite,
-                 dibs_db **out) {
+/* With the connection's mutex, so that there is one for all threads. */
+static int attached_find_or_make(const dibs_provider *provider, sqlite3 *sqlite,
+                                 dibs_db **out) {
   pthread_mutex_lock(&attached_mutex);
   dibs_db *db = attached_find(sqlite);
   pthread_mutex_unlock(&attached_mutex);
@@ -468,7 +505,6 @@ int attached_get(const dibs_provider *provider, sqlite3 *sqlite,
     attached_first = db;
     pthread_mutex_unlock(&attached_mutex);
     if (!signal_make(db)) return DIBS_NOMEM;
-    handle_share(db, DIBS_WAKE_AUTO);
   }
   if (!keeper_make(db)) return DIBS_NOMEM;
   pthread_mutex_lock(&attached_mutex);
@@ -476,6 +512,18 @@ int attached_get(const dibs_provider *provider, sqlite3 *sqlite,
   pthread_mutex_unlock(&attached_mutex);
   *out = db;
   return DIBS_OK;
+}
+
+int attached_get(const dibs_provider *provider, sqlite3 *sqlite,
+                 dibs_db **out) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  const struct sqlite3_api_routines *sqlite3_api = provider_api(provider);
+  pthread_once(&once, registry_watch);
+  sqlite3_mutex *mutex = sqlite3_db_mutex(sqlite);
+  if (mutex) sqlite3_mutex_enter(mutex);
+  int status = attached_find_or_make(provider, sqlite, out);
+  if (mutex) sqlite3_mutex_leave(mutex);
+  return status;
 }
 
 /* -------------------------------------------------------------------- attach */
@@ -503,13 +551,19 @@ int dibs_attach(sqlite3 *sqlite, const dibs_provider *provider,
   status = attached_get(provider, sqlite, out);
   if (status) return status;
   dibs_db *db = *out;
+  if (db->pid != getpid()) {
+    *out = NULL;
+    return DIBS_FORKED;
+  }
   if (!attached_enter(db, &status)) return status;
   if (options) {
     handle_options_check(db, options);
     if (!db->status) attached_take(db, options);
   }
   int create = options ? options->create : DIBS_CREATE_NONE;
+  db->schema = 0;
   if (!db->status) schema_look(db, create);
   if (!db->status && create != DIBS_CREATE_NONE) schema_make(db);
+  if (!db->status) attached_share(db);
   return handle_leave(db);
 }

@@ -73,7 +73,8 @@ void handle_clear(dibs_db *db) {
 static bool host_enter(dibs_db *db, int *status) {
   if (!attached_enter(db, status)) return false;
   if (!db->schema && !db->status) schema_look(db, DIBS_CREATE_NONE);
-  if (!db->status && db->schema) return true;
+  if (!db->status) attached_share(db);
+  if (!db->status) return true;
   *status = handle_leave(db);
   return false;
 }

@@ -666,6 +666,10 @@ int attached_close(dibs_db *db);
 bool attached_enter(dibs_db *db, int *status);
 void attached_leave(dibs_db *db);
 
+/* Take part in what the processes of the database share, once it is known that
+** it has our tables. */
+void attached_share(dibs_db *db);
+
 /* The operation under way has something to tell when the host commits. */
 void attached_signal(dibs_db *db);
 

@@ -59,6 +59,7 @@ struct dibs_provider {
   X(mprintf)                                                                   \
   X(mutex_enter)                                                               \
   X(mutex_leave)                                                               \
+  X(mutex_try)                                                                 \
   X(open_v2)                                                                   \
   X(prepare_v2)                                                                \
   X(prepare_v3)                                                                \

@@ -6,6 +6,7 @@
 #include "harness.h"
 
 #include <fcntl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* The host: a plain connection, and a handle on it. */
@@ -217,6 +218,23 @@ static void a_transaction_that_has_read_must_have_been_immediate(void **state) {
   host_close(&h);
 }
 
+/* However the path was written. */
+static void a_thread_that_blocks_itself_is_told_so(void **state) {
+  fixture *f = *state;
+  dibs_open_options options = fixture_options(f);
+  options.busy_timeout = 500;
+  host h = host_open(f, DIBS_CREATE);
+  expect_int(chdir(f->folder), 0);
+  expect_ok(f->db, dibs_open("test.db", &options, &f->db));
+  expect_int(chdir("/"), 0);
+  run(h.sqlite, "BEGIN IMMEDIATE");
+  expect_status(f->db, dibs_enqueue(f->db, "q", dibs_none(), NULL, NULL),
+                DIBS_BUSY);
+  expect_says(dibs_error(f->db), "this thread's own transaction");
+  run(h.sqlite, "COMMIT");
+  host_close(&h);
+}
+
 /* ---- Statements ------------------------------------------------------------ */
 
 /* An SQL function of the host that enqueues, and one that does so in vain: the
@@ -293,6 +311,39 @@ static void a_failure_within_a_statement_leaves_nothing(void **state) {
   host_close(&h);
 }
 
+/* ---- Tables that come and go ------------------------------------------------ */
+
+static void tables_that_were_rolled_back_are_made_again(void **state) {
+  fixture *f = *state;
+  dibs_open_options options = fixture_options(f);
+  dibs_db *again = NULL;
+  host h = {.sqlite = plain_open(f->path)};
+  run(h.sqlite, "CREATE TABLE t(x); BEGIN");
+  expect_ok(h.db, dibs_attach(h.sqlite, NULL, &options, &h.db));
+  expect_ok(h.db, put_in(&h));
+  run(h.sqlite, "ROLLBACK");
+  expect_status(h.db, put_in(&h), DIBS_SCHEMA);
+  expect_status(h.db, put_in(&h), DIBS_SCHEMA);
+  expect_says(dibs_error(h.db), "init");
+  expect_ok(h.db, dibs_attach(h.sqlite, NULL, &options, &again));
+  expect_ok(h.db, put_in(&h));
+  expect_int(jobs(f), 1);
+  expect_int(dibs_close(again), DIBS_OK);
+  host_close(&h);
+}
+
+static void no_sidecar_is_made_beside_a_file_without_tables(void **state) {
+  fixture *f = *state;
+  char name[160];
+  host h = {.sqlite = plain_open(f->path)};
+  run(h.sqlite, "CREATE TABLE t(x)");
+  expect_status(h.db, dibs_attach(h.sqlite, NULL, NULL, &h.db), DIBS_SCHEMA);
+  expect_status(h.db, put_in(&h), DIBS_SCHEMA);
+  snprintf(name, sizeof name, "%s-dibs", f->path);
+  expect_int(access(name, F_OK), -1);
+  host_close(&h);
+}
+
 /* ---- Closing and forking ----------------------------------------------------- */
 
 static void a_close_that_is_refused_does_no_harm(void **state) {
@@ -321,6 +372,29 @@ static void handles_on_a_connection_are_one(void **state) {
   host_close(&h);
 }
 
+static void a_forked_child_is_refused(void **state) {
+  fixture *f = *state;
+  int code = -1;
+  host h = host_open(f, DIBS_CREATE);
+  pid_t pid = fork();
+  if (pid == 0) {
+    dibs_db *db = NULL;
+    if (put_in(&h) != DIBS_FORKED) _exit(1);
+    if (dibs_attach(h.sqlite, NULL, NULL, &db) != DIBS_FORKED) _exit(2);
+    if (dibs_close(h.db) != DIBS_FORKED) _exit(3);
+    sqlite3 *own = plain_open(f->path);
+    if (dibs_attach(own, NULL, NULL, &db) != DIBS_OK) _exit(4);
+    if (dibs_enqueue(db, "q", dibs_none(), NULL, NULL) != DIBS_OK) _exit(5);
+    if (sqlite3_close(own) != SQLITE_OK || dibs_close(db)) _exit(6);
+    _exit(0);
+  }
+  expect_int(waitpid(pid, &code, 0), pid);
+  expect_int(code, 0);
+  expect_ok(h.db, put_in(&h));
+  expect_int(jobs(f), 2);
+  host_close(&h);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST_CLOSED(a_commit_tells_and_a_rollback_does_not),
@@ -329,10 +403,14 @@ int main(void) {
       TEST_CLOSED(a_refused_call_leaves_the_transaction_alone),
       TEST_CLOSED(a_transaction_that_has_not_read_waits_for_the_lock),
       TEST_CLOSED(a_transaction_that_has_read_must_have_been_immediate),
+      TEST_CLOSED(a_thread_that_blocks_itself_is_told_so),
       TEST_CLOSED(within_a_statement_that_writes_elsewhere),
       TEST_CLOSED(a_failure_within_a_statement_leaves_nothing),
+      TEST_CLOSED(tables_that_were_rolled_back_are_made_again),
+      TEST_CLOSED(no_sidecar_is_made_beside_a_file_without_tables),
       TEST_CLOSED(a_close_that_is_refused_does_no_harm),
       TEST_CLOSED(handles_on_a_connection_are_one),
+      TEST_CLOSED(a_forked_child_is_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
