@@ -14,8 +14,15 @@
 /* init, version                                                            */
 /* ------------------------------------------------------------------------ */
 
+/* What the library has to say of itself while it opens the database. */
+static void note_warning(void *context, const dibs_log_event *event) {
+  (void)context;
+  if (event->level != DIBS_LEVEL_OK) cli_note("warning: %s", event->message);
+}
+
 int run_init(struct cli *cli) {
   dibs_db *db;
+  cli->open.log = note_warning;
   int code = cli_open(cli, DIBS_CREATE, &db);
   if (code) return code;
   int created = dibs_created(db);

@@ -223,7 +223,8 @@ typedef struct dibs_log_event {
   int reserved;
   const char *event;   /* "lapsed": its lease ran out; "crashed": its worker's
                        ** process died; "dead"; "expired"; "late": its stage
-                       ** ran out; "created": the tables; of an engine
+                       ** ran out; "created": the tables; "library": SQLite's
+                       ** version has a bug, told once in a process; of an engine
                        ** "trouble": the database cannot be used, "recovered" */
   int64_t id;          /* of the job; 0: none */
   const char *queue;   /* NULL: none */

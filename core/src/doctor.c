@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
 ** doctor.c: what may be wrong, each finding with what to do. It reads, and asks
-** for a passive checkpoint, which waits for nobody.
+** for a checkpoint, which waits for no reader.
 */
 #include "internal.h"
 
@@ -12,11 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FINDINGS_MAX    64
-#define QUEUES_SHOWN    40      /* lines about waiting jobs */
-#define WAITING_LONG    3600000 /* ms that a ready job may wait unremarked */
-#define WAL_RESET_FIXED 3051003 /* sqlite.org/wal.html#walresetbug */
-#define WAL_LARGE       (64LL << 20) /* bytes */
+#define FINDINGS_MAX 64
+#define QUEUES_SHOWN 40           /* lines about waiting jobs */
+#define WAITING_LONG 3600000      /* ms that a ready job may wait unremarked */
+#define WAL_LARGE    (64LL << 20) /* bytes */
 
 struct findings {
   dibs_finding_list list;
@@ -52,16 +51,19 @@ static void finding_add(dibs_db *db, struct findings *findings,
 
 static void library_look(dibs_db *db, struct findings *findings) {
   const char *version = dibs_sqlite_version(db);
-  if (handle_library(db) >= WAL_RESET_FIXED)
+  if (!library_has_reset_bug(db))
     finding_add(db, findings, "library", DIBS_LEVEL_OK, NULL, "SQLite %s",
                 version);
   else
-    finding_add(db, findings, "library", DIBS_LEVEL_WARNING,
-                "upgrade to SQLite 3.51.3 or newer when you can; until then "
-                "let no program run checkpoints of its own",
-                "SQLite %s has the WAL-reset bug: in a rare race of a "
-                "checkpoint with a writer it can damage the file",
-                version);
+    finding_add(
+        db, findings, "library", DIBS_LEVEL_WARNING,
+        "upgrade to SQLite 3.51.3 or newer when you can; until then let "
+        "the application's connections run no checkpoints (PRAGMA "
+        "wal_autocheckpoint=0): dibs runs them, and safely",
+        "SQLite %s has the WAL-reset bug: in a rare race of a "
+        "checkpoint with a writer it can damage the file "
+        "(sqlite.org/wal.html#walresetbug)",
+        version);
 }
 
 /* ---------------------------------------------------------------- settings */
@@ -124,16 +126,25 @@ static int64_t wal_size(const dibs_db *db) {
   return there ? (int64_t)status.st_size : 0;
 }
 
-/* Pages that a passive checkpoint cannot move are held by a reader. */
+/* Have the WAL moved: how many pages it has, and how many of them are in the file.
+** On the host's connection a checkpoint could run beside a writer. */
+static void wal_ask(dibs_db *db, int64_t *pages, int64_t *moved) {
+  if (library_has_reset_bug(db)) {
+    if (!db->attached) wal_move(db, pages, moved);
+    return;
+  }
+  sqlite3_stmt *row = sql_first(db, SQL_DOCTOR_CHECKPOINT, SQL_NONE);
+  if (!row) return;
+  *pages = sql_column_int(db, row, 1);
+  *moved = sql_column_int(db, row, 2);
+  sql_reset(db, row);
+}
+
+/* Pages that a checkpoint cannot move are held by a reader. */
 static void wal_look(dibs_db *db, struct findings *findings) {
   int64_t pages = 0, moved = 0;
   if (db->in_memory) return;
-  sqlite3_stmt *row = sql_first(db, SQL_DOCTOR_CHECKPOINT, SQL_NONE);
-  if (row) {
-    pages = sql_column_int(db, row, 1);
-    moved = sql_column_int(db, row, 2);
-    sql_reset(db, row);
-  }
+  wal_ask(db, &pages, &moved);
   int64_t size = wal_size(db);
   if (pages > moved && size > WAL_LARGE)
     finding_add(db, findings, "wal", DIBS_LEVEL_WARNING,

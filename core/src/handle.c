@@ -229,11 +229,6 @@ bool handle_wait(dibs_db *db, struct handle_wait *waiting, int64_t due) {
   return false;
 }
 
-int handle_library(const dibs_db *db) {
-  SQLITE_LIBRARY(db);
-  return sqlite3_libversion_number();
-}
-
 void dibs_interrupt(dibs_db *db) {
   if (!db) return;
   atomic_store(&db->interrupted, true);
@@ -379,6 +374,7 @@ static int busy_wait(void *context, int count) {
 static void settings_apply(dibs_db *db) {
   SQLITE_LIBRARY(db);
   sqlite3_busy_handler(db->sqlite, busy_wait, db);
+  wal_start(db);
   sql_script(db, "PRAGMA synchronous=EXTRA");
 }
 
@@ -488,6 +484,22 @@ static void open_options_take(dibs_db *db, const dibs_open_options *options) {
   db->log_context = options->log_context;
 }
 
+/* Once in a process, for it does not change. */
+static void library_warn(dibs_db *db) {
+  static _Atomic int told; /* the version that was spoken of */
+  SQLITE_LIBRARY(db);
+  int version = sqlite3_libversion_number();
+  if (!db->log || db->in_memory || !library_has_reset_bug(db) ||
+      !pragma_is(db, "PRAGMA journal_mode", "wal") ||
+      atomic_exchange(&told, version) == version)
+    return;
+  log_job(db, DIBS_LEVEL_WARNING, "library", 0, 0,
+          "SQLite %s has the WAL-reset bug, which in a rare race can damage a "
+          "file when the application runs checkpoints of its own: upgrade to "
+          "3.51.3 or newer",
+          sqlite3_libversion());
+}
+
 static void handle_start(dibs_db *db, const dibs_open_options *options) {
   handle_options_check(db, options);
   if (!*db->path)
@@ -505,12 +517,14 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (!db->status) schema_make(db);
   if (!db->status && !options->two_libraries) conflict_check(db);
   if (!db->status) handle_share(db, options->wake);
+  if (!db->status) library_warn(db);
 }
 
 static void connection_close(dibs_db *db) {
   if (!db->api || !db->sqlite) return;
   SQLITE_LIBRARY(db);
   sql_finalize(db);
+  wal_end(db);
   sqlite3_close_v2(db->sqlite);
   db->sqlite = NULL;
   sidecar_close(db->sidecar);

@@ -13,6 +13,7 @@
 **     monitor   a thread that sees other processes die and write
 **     wake      signals and waiting
 **     sql       every SQLite call: statements, transactions, error mapping
+**     checkpoint  moving the WAL into the file
 **     transaction  an operation as a transaction, or a part of one
 **     conflict  two SQLite libraries on one file
 **     handle    the frame of each public operation
@@ -28,7 +29,7 @@
 **     job       jobs as they are read
 **
 ** above which stand the public operations: enqueue, share, claim, settle, engine, look,
-** admin, doctor. Nothing but sql, transaction, provider, attach,
+** admin, doctor. Nothing but sql, checkpoint, transaction, provider, attach,
 ** handle and extension knows SQLite.
 **
 ** Errors are carried on the handle. A helper that takes a handle does nothing
@@ -481,6 +482,9 @@ struct dibs_db {
   void *clock_context;
   int64_t now; /* time of the operation under way */
   struct cache cache;
+  int wal_pages;             /* of the WAL, at the last commit (checkpoint.c) */
+  int wal_tried;             /* when a checkpoint was last tried */
+  sqlite3 *mover;            /* runs them; NULL: not needed yet */
   bool writing;              /* within a write transaction */
   enum mode mode;            /* of the transaction under way */
   int changes;               /* total_changes() of SQLite when it began */
@@ -576,6 +580,23 @@ void sql_fail(dibs_db *db, int code);
 /* Finalize every cached statement. */
 void sql_finalize(dibs_db *db);
 
+/* -------------------------------------------------------------- checkpoint */
+
+/* Whether the library in use may damage a file when a checkpoint of the WAL runs
+** beside a writer. */
+bool library_has_reset_bug(const dibs_db *db);
+
+/* On such a library: have no automatic checkpoints on this connection of our
+** own, but wal_committed() behind each commit, when no transaction is open; and
+** wal_end() before it is closed. */
+void wal_start(dibs_db *db);
+void wal_committed(dibs_db *db);
+void wal_end(dibs_db *db);
+
+/* Try one now. False when it could not be; otherwise how many pages the WAL has,
+** and how many of them are in the file. */
+bool wal_move(dibs_db *db, int64_t *pages, int64_t *moved);
+
 /* ------------------------------------------------------------- transaction */
 
 /* Begin a transaction that may write, or one that only reads; on a host's
@@ -616,9 +637,6 @@ int handle_nomem(dibs_db *db);
 
 /* Whether the handle can wait: a host's connection cannot, which is an error. */
 bool handle_may_wait(dibs_db *db);
-
-/* The version of the SQLite library in use: 3040001. */
-int handle_library(const dibs_db *db);
 
 /* No error. */
 void handle_clear(dibs_db *db);

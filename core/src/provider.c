@@ -83,7 +83,8 @@ struct dibs_provider {
   X(value_double)                                                              \
   X(value_text)                                                                \
   X(value_type)                                                                \
-  X(vtab_config)
+  X(vtab_config)                                                               \
+  X(wal_hook)
 
 static pthread_mutex_t provider_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct dibs_provider *providers;

@@ -178,4 +178,5 @@ void sql_end(dibs_db *db) {
   if (db->writing && db->mode == MODE_OWN) turn_end(db->sidecar);
   db->mode = MODE_NONE;
   db->writing = false;
+  if (!db->status && !db->attached) wal_committed(db);
 }

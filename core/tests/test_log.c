@@ -21,9 +21,10 @@ struct told {
   } events[EVENTS];
 };
 
+/* That the library has a bug is told once in a process: see test_checkpoint.c. */
 static void listen_in(void *context, const dibs_log_event *event) {
   struct told *told = context;
-  if (told->count == EVENTS) return;
+  if (told->count == EVENTS || !strcmp(event->event, "library")) return;
   int i = told->count++;
   told->events[i].level = event->level;
   told->events[i].id = event->id;

@@ -17,6 +17,15 @@ def test_init_is_harmless_when_done_before(tmp_path):
     assert "schema 1" in db.run("init").out
 
 
+def test_init_warns_of_a_library_with_a_bug(tmp_path):
+    """As the doctor does; a program reads that from the doctor."""
+    db = Database(tmp_path)
+    (library,) = [row for row in db.json("doctor").rows if row["check"] == "library"]
+    warned = "WAL-reset bug" in db.run("init").err
+    assert warned == (library["level"] == "warning")
+    assert db.json("init").err == ""
+
+
 def test_init_leaves_the_application_alone(tmp_path):
     app = sqlite3.connect(tmp_path / "jobs.db")
     app.execute("CREATE TABLE t(x)")
