@@ -7,6 +7,7 @@
 **     options.c    parsing
 **     help.c       --help, and the manual page
 **     complete.c   completion for bash and zsh
+**     payload.c    the payload that a command line gives
 **     enqueue.c    enqueue; stream.c: its --lines and --jobs
 **     claim.c      claim and what settles a receipt
 **     look.c       get, peek, list, stats, doctor
@@ -286,6 +287,32 @@ void cli_forget_signals(void);
 /* Nonzero when a signal came; the descriptor is readable then. */
 int cli_interrupted(void);
 int cli_signal_fd(void);
+
+/* ------------------------------------------------------------------------ */
+/* payload.c                                                                */
+/* ------------------------------------------------------------------------ */
+
+/* A payload and what it stands in. */
+struct payload {
+  dibs_payload value;
+  char *memory;            /* what a file held */
+  dibs_parsed_job *parsed; /* what base64 stood for */
+};
+
+#define PAYLOAD_INIT                                                           \
+  { dibs_none(), NULL, NULL }
+
+/* Check that the payload is given in one way: as an argument (NULL: it is not
+** there), by --file or by --base64. Returns 0 or an exit code. */
+int cli_payload_check(const struct cli *cli, const char *text);
+
+/* Read it, as far as that needs no database; then the rest. None stays none.
+** Return 0 or an exit code. */
+int cli_payload_read(struct cli *cli, const char *text,
+                     struct payload *payload);
+int cli_payload_decode(const struct cli *cli, dibs_db *db,
+                       struct payload *payload);
+void cli_payload_free(struct payload *payload);
 
 /* ------------------------------------------------------------------------ */
 /* help.c, complete.c                                                       */

@@ -3,12 +3,9 @@
 ** enqueue.c: one job from the command line. What comes as a stream is read in
 ** stream.c, with the options that are gathered here as its defaults.
 */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli.h"
 
@@ -97,108 +94,6 @@ static void read_job_options(const struct cli *cli, dibs_job_options *options) {
 }
 
 /* ------------------------------------------------------------------------ */
-/* The payload                                                              */
-/* ------------------------------------------------------------------------ */
-
-/* A payload and what it stands in. */
-struct source {
-  dibs_payload payload;
-  char *memory;            /* what a file held */
-  dibs_parsed_job *parsed; /* what base64 stood for */
-};
-
-static int64_t payload_limit(const struct cli *cli) {
-  return cli_has(cli, OPTION_MAX_PAYLOAD) ? cli_number(cli, OPTION_MAX_PAYLOAD)
-                                          : DIBS_PAYLOAD_MAX;
-}
-
-/* Make room for more in a buffer. Returns 0 or an exit code. */
-static int grow(char **memory, size_t *room) {
-  size_t more = *room ? *room * 2 : 65536;
-  char *grown = realloc(*memory, more);
-  if (grown == NULL) return cli_error(DIBS_NOMEM, "out of memory");
-  *memory = grown;
-  *room = more;
-  return 0;
-}
-
-/* Read a whole file, a byte beyond the limit at most. */
-static int read_all(int fd, const char *name, int64_t limit, char **memory,
-                    size_t *size) {
-  size_t room = 0;
-  for (*size = 0; (int64_t)*size <= limit;) {
-    if (*size == room) {
-      int code = grow(memory, &room);
-      if (code) return code;
-    }
-    ssize_t got = read(fd, *memory + *size, room - *size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0)
-      return cli_error(DIBS_IO, "reading %s: %s", name, strerror(errno));
-    if (got == 0) return 0;
-    *size += (size_t)got;
-  }
-  return cli_error(DIBS_TOO_BIG,
-                   "%s is larger than the payload limit of %" PRId64
-                   " bytes; --max-payload changes it",
-                   name, limit);
-}
-
-static int read_file(struct cli *cli, struct source *source) {
-  const char *name = cli_text(cli, OPTION_FILE);
-  int is_stdin = strcmp(name, "-") == 0;
-  int fd = is_stdin ? STDIN_FILENO : open(name, O_RDONLY | O_CLOEXEC);
-  size_t size = 0;
-  if (fd < 0)
-    return cli_usage(cli, "--file %s cannot be opened: %s", name,
-                     strerror(errno));
-  int code = read_all(fd, is_stdin ? "standard input" : name,
-                      payload_limit(cli), &source->memory, &size);
-  if (!is_stdin) (void)close(fd);
-  const char *data = source->memory ? source->memory : "";
-  source->payload = cli_has(cli, OPTION_BYTES) ? dibs_bytes(data, size)
-                                               : dibs_json_sized(data, size);
-  return code;
-}
-
-/* Let the core read base64, as it does in a line of --jobs. */
-static int read_base64(const struct cli *cli, dibs_db *db,
-                       struct source *source) {
-  char *json = NULL;
-  size_t size;
-  FILE *file = open_memstream(&json, &size);
-  if (file == NULL) return cli_error(DIBS_NOMEM, "out of memory");
-  (void)fputs("{\"payload_base64\":", file);
-  print_json_string(file, cli_text(cli, OPTION_BASE64));
-  (void)fputc('}', file);
-  (void)fclose(file);
-  int status = dibs_parse_job(db, json, size, &source->parsed);
-  free(json);
-  if (status == DIBS_INVALID)
-    return cli_usage(cli, "--base64 \"%s\" is no base64",
-                     cli_text(cli, OPTION_BASE64));
-  if (status != DIBS_OK) return cli_db_error(db);
-  source->payload = source->parsed->job.payload;
-  return 0;
-}
-
-/* Read the payload as far as it needs no database: a file that cannot be read
-** shall not make one. */
-static int read_payload(struct cli *cli, struct source *source) {
-  const char *text = cli->arguments[0];
-  if (cli_has(cli, OPTION_FILE)) return read_file(cli, source);
-  if (text == NULL) return 0;
-  source->payload = cli_has(cli, OPTION_BYTES) ? dibs_bytes(text, strlen(text))
-                                               : dibs_json(text);
-  return 0;
-}
-
-static void free_source(struct source *source) {
-  free(source->memory);
-  dibs_parsed_job_free(source->parsed);
-}
-
-/* ------------------------------------------------------------------------ */
 /* The command                                                              */
 /* ------------------------------------------------------------------------ */
 
@@ -222,14 +117,12 @@ static int check_sources(const struct cli *cli) {
   if (stream && single)
     return cli_usage(cli, "--lines and --jobs read the payloads from standard "
                           "input: no other payload goes with them");
-  if (single > 1)
-    return cli_usage(cli, "give one of PAYLOAD, --file and --base64");
   if (cli_has(cli, OPTION_JOBS) && cli_has(cli, OPTION_BYTES))
     return cli_usage(cli, "--bytes does not go with --jobs: a line says "
                           "\"payload\" or \"payload_base64\"");
   if (cli_has(cli, OPTION_ATOMIC) && !stream)
     return cli_usage(cli, "--atomic is for --lines and --jobs");
-  return 0;
+  return cli_payload_check(cli, cli->arguments[0]);
 }
 
 static const char *queue_of(const struct cli *cli) {
@@ -237,13 +130,12 @@ static const char *queue_of(const struct cli *cli) {
   return queue->count ? queue->list[0] : DIBS_DEFAULT_QUEUE;
 }
 
-static int enqueue_one(struct cli *cli, dibs_db *db, struct source *source,
+static int enqueue_one(struct cli *cli, dibs_db *db, struct payload *payload,
                        const dibs_job_options *options) {
   dibs_enqueued enqueued = {0, 0, 0};
-  int code = 0;
-  if (cli_has(cli, OPTION_BASE64)) code = read_base64(cli, db, source);
+  int code = cli_payload_decode(cli, db, payload);
   if (code) return code;
-  dibs_new_job job = {queue_of(cli), source->payload, options};
+  dibs_new_job job = {queue_of(cli), payload->value, options};
   if (dibs_enqueue_many(db, &job, 1, &enqueued) != DIBS_OK)
     return cli_db_error(db);
   enqueue_show(&enqueued);
@@ -251,23 +143,23 @@ static int enqueue_one(struct cli *cli, dibs_db *db, struct source *source,
 }
 
 int run_enqueue(struct cli *cli) {
-  struct source source = {dibs_none(), NULL, NULL};
+  struct payload payload = PAYLOAD_INIT;
   dibs_job_options options;
   char *headers = NULL;
   dibs_db *db = NULL;
   int code = check_sources(cli);
   if (code == 0) code = make_headers(cli, &headers);
-  if (code == 0) code = read_payload(cli, &source);
+  if (code == 0) code = cli_payload_read(cli, cli->arguments[0], &payload);
   if (code == 0) code = cli_open(cli, DIBS_CREATE_FILE, &db);
   if (code == 0) {
     read_job_options(cli, &options);
     options.headers = headers;
     code = cli_has(cli, OPTION_LINES) || cli_has(cli, OPTION_JOBS)
                ? stream_run(cli, db, queue_of(cli), &options)
-               : enqueue_one(cli, db, &source, &options);
+               : enqueue_one(cli, db, &payload, &options);
   }
   (void)dibs_close(db);
-  free_source(&source);
+  cli_payload_free(&payload);
   free(headers);
   return code;
 }
