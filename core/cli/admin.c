@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
 ** admin.c: commands that look after a database and its queues: init, cancel,
-** change, dead, queue, clear, prune, commit, abort, version.
+** change, dead, queue pause and resume, clear, prune, commit, abort, version.
 */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -66,12 +66,6 @@ struct ids {
   int worst; /* exit code of those that are none */
 };
 
-static int bad_id(const char *word) {
-  struct cli_about about = CLI_ABOUT_INIT;
-  about.word = word;
-  return cli_error_about(DIBS_INVALID, &about, "\"%s\" is no job id", word);
-}
-
 static void free_ids(struct ids *ids) {
   free(ids->ids);
   free(ids->outcomes);
@@ -88,7 +82,7 @@ static int read_ids(const struct cli *cli, struct ids *ids) {
   for (size_t i = 0; i < cli->argument_count; i++) {
     int64_t id = cli_id(cli->arguments[i]);
     if (id > 0) ids->ids[ids->count++] = id;
-    if (id == 0) ids->worst = bad_id(cli->arguments[i]);
+    if (id == 0) ids->worst = cli_bad_id(cli->arguments[i]);
   }
   return 0;
 }
@@ -165,7 +159,7 @@ int run_change(struct cli *cli) {
   options.priority = cli_number(cli, OPTION_PRIORITY);
   options.delay = cli_number(cli, OPTION_DELAY);
   options.at = cli_number(cli, OPTION_AT);
-  if (id == 0) return bad_id(cli->arguments[0]);
+  if (id == 0) return cli_bad_id(cli->arguments[0]);
   if (!cli_has(cli, OPTION_PRIORITY) && !cli_has(cli, OPTION_DELAY) &&
       !cli_has(cli, OPTION_AT))
     return cli_usage(cli, "change needs --priority, --at or --delay");
@@ -183,7 +177,7 @@ int run_change(struct cli *cli) {
 /* Commit or abort the job of one word. Returns 0 or an exit code. */
 static int settle_staged(dibs_db *db, const char *word, int commit) {
   int64_t id = cli_id(word);
-  if (id == 0) return bad_id(word);
+  if (id == 0) return cli_bad_id(word);
   int status = commit ? dibs_commit(db, id) : dibs_abort(db, id);
   if (status != DIBS_OK) return id_error(db, id);
   if (commit) {
@@ -345,45 +339,32 @@ int run_prune(struct cli *cli) {
 }
 
 /* ------------------------------------------------------------------------ */
-/* queue list                                                               */
+/* queue pause, queue resume                                                */
 /* ------------------------------------------------------------------------ */
 
-static int64_t jobs_of(const dibs_queue_stats *queue) {
-  return queue->ready + queue->scheduled + queue->blocked + queue->staged +
-         queue->running + queue->done + queue->dead;
-}
-
-static void show_queues(const dibs_stats_list *stats) {
-  static const char *const heads[] = {"QUEUE", ">JOBS", "PAUSED"};
-  struct table *table = NULL;
-  if (!output_json()) table = table_new(heads, sizeof heads / sizeof *heads);
-  for (size_t i = 0; i < stats->count; i++) {
-    const dibs_queue_stats *queue = &stats->queues[i];
-    if (output_json()) {
-      printf("{\"queue\":");
-      print_json_string(stdout, queue->queue);
-      printf(",\"jobs\":%" PRId64 ",\"paused\":%s}\n", jobs_of(queue),
-             queue->paused ? "true" : "false");
-    } else {
-      table_text(table, queue->queue, COLOUR_NONE);
-      table_number(table, jobs_of(queue), COLOUR_NONE);
-      table_text(table, queue->paused ? "paused" : "", COLOUR_YELLOW);
-    }
-  }
-  table_print(table, stdout, 0);
-}
-
-int run_queue_list(struct cli *cli) {
-  dibs_stats_list *stats = NULL;
+static int pause_or_resume(struct cli *cli, const char *done,
+                           int (*call)(dibs_db *, const char *const *, size_t,
+                                       int64_t *)) {
+  const char *const *queues;
+  size_t count;
+  int64_t changed = 0;
   dibs_db *db;
-  int code = cli_open(cli, DIBS_CREATE_NONE, &db);
+  int code = cli_queue_arguments(cli, &queues, &count);
+  if (code == 0) code = cli_open(cli, DIBS_CREATE_NONE, &db);
   if (code) return code;
-  if (dibs_stats(db, NULL, 0, &stats) == DIBS_OK) {
-    show_queues(stats);
+  if (call(db, queues, count, &changed) == DIBS_OK) {
+    show_count_of(changed, "queue", done);
   } else {
     code = cli_db_error(db);
   }
-  dibs_stats_list_free(stats);
   (void)dibs_close(db);
   return code;
+}
+
+int run_queue_pause(struct cli *cli) {
+  return pause_or_resume(cli, "paused", dibs_pause);
+}
+
+int run_queue_resume(struct cli *cli) {
+  return pause_or_resume(cli, "resumed", dibs_resume);
 }

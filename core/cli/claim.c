@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** claim.c: claim, and the commands that settle what was claimed.
+** claim.c: claim, the commands that settle what was claimed, and those that
+** keep how far it has come.
 */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -144,4 +145,55 @@ int run_snooze(struct cli *cli) {
 
 int run_discard(struct cli *cli) {
   return settle(cli, DIBS_DISCARD);
+}
+
+/* ------------------------------------------------------------------------ */
+/* While a job runs                                                         */
+/* ------------------------------------------------------------------------ */
+
+/* Say what became of something done in the name of one receipt. Returns 0 or an
+** exit code. */
+static int show_held(const dibs_db *db, int status, const char *receipt) {
+  struct cli_about about = CLI_ABOUT_INIT;
+  if (status == DIBS_OK) {
+    show_state(strtoll(receipt, NULL, 10), dibs_state_name(DIBS_RUNNING));
+    return 0;
+  }
+  about.receipt = receipt;
+  return cli_error_about(status, &about, "%s", dibs_error(db));
+}
+
+int run_checkpoint(struct cli *cli) {
+  struct payload payload = PAYLOAD_INIT;
+  const char *receipt = cli->arguments[0];
+  dibs_db *db = NULL;
+  int code = cli_payload_check(cli, cli->arguments[1]);
+  if (code == 0) code = cli_payload_read(cli, cli->arguments[1], &payload);
+  if (code == 0) code = cli_open(cli, DIBS_CREATE_NONE, &db);
+  if (code == 0) code = cli_payload_decode(cli, db, &payload);
+  if (code == 0) {
+    int status = dibs_checkpoint(db, receipt, payload.value,
+                                 cli_number(cli, OPTION_LEASE));
+    code = show_held(db, status, receipt);
+  }
+  (void)dibs_close(db);
+  cli_payload_free(&payload);
+  return code;
+}
+
+int run_progress(struct cli *cli) {
+  const char *receipt = cli->arguments[0];
+  double done;
+  dibs_db *db;
+  if (!cli_word_real(cli->arguments[1], &done))
+    return cli_usage(cli,
+                     "DONE \"%s\" is not valid; allowed is a number from 0 "
+                     "to 1",
+                     cli->arguments[1]);
+  int code = cli_open(cli, DIBS_CREATE_NONE, &db);
+  if (code) return code;
+  int status = dibs_progress(db, receipt, done, cli->arguments[2]);
+  code = show_held(db, status, receipt);
+  (void)dibs_close(db);
+  return code;
 }

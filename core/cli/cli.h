@@ -9,9 +9,9 @@
 **     complete.c   completion for bash and zsh
 **     payload.c    the payload that a command line gives
 **     enqueue.c    enqueue; stream.c: its --lines and --jobs
-**     claim.c      claim and what settles a receipt
-**     look.c       get, peek, list, stats, doctor
-**     admin.c      init, cancel, change, dead, clear, prune, ...
+**     claim.c      claim, and what is done by a receipt
+**     look.c       get, peek, list, stats, queue, wait, doctor
+**     admin.c      init, cancel, change, dead, pause, clear, prune, ...
 **     work.c       worker and bench: options only, worker.c and bench.c do it
 **     output.c     errors, colours, status line; text.c, table.c, show.c
 */
@@ -195,7 +195,8 @@ struct command {
   const char *arguments; /* "RECEIPT..."; NULL: none */
   size_t least;          /* how many arguments it takes */
   size_t most;
-  const char *words;   /* "bash|zsh": what the argument may be; NULL: any */
+  const char *words;   /* "bash|zsh": what the argument may be; "@queue": the
+                       ** name of a queue; NULL: any */
   const char *summary; /* a line without a full stop */
   const char *details; /* paragraphs of whole sentences, or NULL */
   const char *example; /* lines */
@@ -267,11 +268,22 @@ int cli_usage(const struct cli *cli, const char *format, ...) CLI_PRINTF(2, 3);
 int cli_queues(const struct cli *cli, int must, const char *const **queues,
                size_t *count);
 
+/* The queues that the arguments and --all name; there must be one. Returns 0 or
+** an exit code. */
+int cli_queue_arguments(const struct cli *cli, const char *const **queues,
+                        size_t *count);
+
 /* Open the database. Returns 0 or an exit code; *db is NULL then. */
 int cli_open(struct cli *cli, int create, dibs_db **db);
 
 /* Read an id. Returns 0 when it is none. */
 int64_t cli_id(const char *word);
+
+/* Say that a word is no id; returns exit code 2. */
+int cli_bad_id(const char *word);
+
+/* Read a number. Returns nonzero when the word is one. */
+int cli_word_real(const char *word, double *number);
 
 /* ------------------------------------------------------------------------ */
 /* main.c                                                                   */
@@ -349,6 +361,13 @@ int job_table_add(struct table *table, const dibs_job_list *jobs, int64_t now);
 /* Print {"count":N}, or "3 jobs cancelled". */
 void show_count(int64_t count, const char *done);
 
+/* The same of something else: "2 queues paused". */
+void show_count_of(int64_t count, const char *noun, const char *done);
+
+/* Print a queue as JSON on a line, or for people, a line a field. */
+void show_queue_json(const dibs_queue_stats *queue);
+void show_queue(const dibs_queue_stats *queue, int64_t now);
+
 /* Print {"id":N,"state":"..."}, or "12  done". `state` may be NULL. */
 void show_state(int64_t id, const char *state);
 
@@ -366,11 +385,14 @@ int run_release(struct cli *cli);
 int run_extend(struct cli *cli);
 int run_snooze(struct cli *cli);
 int run_discard(struct cli *cli);
+int run_checkpoint(struct cli *cli);
+int run_progress(struct cli *cli);
 int run_worker(struct cli *cli);
 int run_get(struct cli *cli);
 int run_peek(struct cli *cli);
 int run_list(struct cli *cli);
 int run_stats(struct cli *cli);
+int run_wait(struct cli *cli);
 int run_cancel(struct cli *cli);
 int run_change(struct cli *cli);
 int run_dead_list(struct cli *cli);
@@ -378,6 +400,9 @@ int run_dead_requeue(struct cli *cli);
 int run_dead_redrive(struct cli *cli);
 int run_dead_purge(struct cli *cli);
 int run_queue_list(struct cli *cli);
+int run_queue_show(struct cli *cli);
+int run_queue_pause(struct cli *cli);
+int run_queue_resume(struct cli *cli);
 int run_clear(struct cli *cli);
 int run_prune(struct cli *cli);
 int run_commit(struct cli *cli);

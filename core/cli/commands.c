@@ -40,6 +40,9 @@ const struct command_option everywhere_table[] = {
 #define WHERE_MUST                                                             \
   "this queue, or with NAME/* all beneath NAME; may be given several times; "  \
   "this or --all must be given"
+#define QUEUE_ARGUMENTS                                                        \
+  "QUEUE may be given several times; NAME/* is all queues beneath NAME that "  \
+  "there are."
 #define SEVERAL                                                                \
   "Of several, every good one is done; each bad one gives an error line, and " \
   "the exit code is the highest."
@@ -208,6 +211,39 @@ const struct command commands_table[] = {
         run_discard,
     },
     {
+        "checkpoint",
+        "RECEIPT [PAYLOAD]",
+        1,
+        2,
+        NULL,
+        "keep what a running job has done for its next attempt",
+        "PAYLOAD takes the place of the job's payload: should this attempt "
+        "fail, or its worker die, the next one gets it. It is JSON, unless "
+        "--bytes is given; --file and --base64 stand in its place. Without "
+        "one the payload stays as it is. The job goes on; with --lease it is "
+        "held for longer, as by dibs extend.",
+        "dibs checkpoint \"$DIBS_RECEIPT\" '{\"page\":7}'\n"
+        "dibs checkpoint 12:6f1c0e5a --file state.bin --bytes --lease 5m\n",
+        OPTIONS({OPTION_FILE, NULL}, {OPTION_BASE64, NULL},
+                {OPTION_BYTES, NULL},
+                {OPTION_LEASE, "hold it for D from now; default as it is"}),
+        run_checkpoint,
+    },
+    {
+        "progress",
+        "RECEIPT DONE [TEXT]",
+        2,
+        3,
+        NULL,
+        "say how far a running job is",
+        "DONE is a number from 0 to 1. dibs get shows it with TEXT, also of a "
+        "job that is dead, or done and kept. Without TEXT an older one goes; "
+        "of a long one the first 255 bytes are kept.",
+        "dibs progress \"$DIBS_RECEIPT\" 0.4 'page 7 of 18'\n",
+        OPTIONS({OPTIONS_END, NULL}),
+        run_progress,
+    },
+    {
         "worker",
         "-- CMD ARG...",
         1,
@@ -292,6 +328,23 @@ const struct command commands_table[] = {
         OPTIONS({OPTION_QUEUE, WHERE_ALL}, {OPTION_ALL, NULL},
                 {OPTION_WATCH, NULL}),
         run_stats,
+    },
+    {
+        "wait",
+        "ID",
+        1,
+        1,
+        NULL,
+        "wait until a job has ended",
+        "Prints the job. The exit code is 0 when it is done, whatever its "
+        "outcome, and 4 when it is dead. A job that is not kept is gone when "
+        "it is done: of such a one the id and state are printed. If it ended "
+        "before the wait began, or was never there, or if the wait ran out, "
+        "the exit code is 3. Whoever must not miss the end enqueues the job "
+        "with --keep.",
+        "dibs wait 12 --timeout 5m\n",
+        OPTIONS({OPTION_TIMEOUT, "wait no longer than D; default for ever"}),
+        run_wait,
     },
     {
         "cancel",
@@ -383,6 +436,44 @@ const struct command commands_table[] = {
         "dibs queue\n",
         OPTIONS({OPTIONS_END, NULL}),
         run_queue_list,
+    },
+    {
+        "queue show",
+        "QUEUE...",
+        0,
+        CLI_MANY,
+        "@queue",
+        "show a queue with its counts",
+        QUEUE_ARGUMENTS,
+        "dibs queue show mail\n",
+        OPTIONS({OPTION_ALL, NULL}),
+        run_queue_show,
+    },
+    {
+        "queue pause",
+        "QUEUE...",
+        0,
+        CLI_MANY,
+        "@queue",
+        "hold a queue back: nothing of it is claimed",
+        "Jobs may be added, and stay ready; those that run go on and may be "
+        "settled. It lasts until dibs queue resume. A queue may be paused "
+        "before it has jobs. " QUEUE_ARGUMENTS,
+        "dibs queue pause mail 'thumbs/*'\n",
+        OPTIONS({OPTION_ALL, "all queues that there are"}),
+        run_queue_pause,
+    },
+    {
+        "queue resume",
+        "QUEUE...",
+        0,
+        CLI_MANY,
+        "@queue",
+        "let a paused queue go on",
+        QUEUE_ARGUMENTS,
+        "dibs queue resume --all\n",
+        OPTIONS({OPTION_ALL, NULL}),
+        run_queue_resume,
     },
     {
         "clear",

@@ -134,8 +134,11 @@ static void print_words(void) {
       printf("\" ;;\n");
     }
     if (command->words) {
-      printf("    %s) found=\"", command->name);
-      print_choices(command->words);
+      printf("    \"%s\") found=\"", command->name);
+      if (*command->words == '@')
+        printf(" %s", command->words);
+      else
+        print_choices(command->words);
       printf("\" ;;\n");
     }
   }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** look.c: commands that only look: get, peek, list, stats, doctor.
+** look.c: commands that only look: get, peek, list, stats, queue list and show,
+** wait, doctor.
 */
 #include <inttypes.h>
 #include <poll.h>
@@ -21,10 +22,7 @@ static int get_one(dibs_db *db, const char *word, int first) {
   struct cli_about about = CLI_ABOUT_INIT;
   dibs_job_list *job = NULL;
   about.id = cli_id(word);
-  if (about.id == 0) {
-    about.word = word;
-    return cli_error_about(DIBS_INVALID, &about, "\"%s\" is no job id", word);
-  }
+  if (about.id == 0) return cli_bad_id(word);
   int status = dibs_get(db, about.id, &job);
   if (status != DIBS_OK)
     return cli_error_about(status, &about, "%s", dibs_error(db));
@@ -140,22 +138,6 @@ int run_dead_list(struct cli *cli) {
 /* stats                                                                    */
 /* ------------------------------------------------------------------------ */
 
-static void stats_json(const dibs_queue_stats *stats) {
-  char time[DIBS_TIME_SIZE];
-  printf("{\"queue\":");
-  print_json_string(stdout, stats->queue);
-  printf(",\"ready\":%" PRId64 ",\"scheduled\":%" PRId64 ",\"blocked\":%" PRId64
-         ",\"staged\":%" PRId64 ",\"running\":%" PRId64 ",\"done\":%" PRId64
-         ",\"dead\":%" PRId64,
-         stats->ready, stats->scheduled, stats->blocked, stats->staged,
-         stats->running, stats->done, stats->dead);
-  if (stats->oldest_ready_at != DIBS_UNSET)
-    printf(",\"oldest_ready_at\":\"%s\"",
-           dibs_format_time(stats->oldest_ready_at, time));
-  printf(",\"paused\":%s,\"expired\":%" PRId64 "}\n",
-         stats->paused ? "true" : "false", stats->expired);
-}
-
 static void stats_number(struct table *table, int64_t number, int state) {
   table_number(table, number, number ? colour_of_state(state) : COLOUR_DIM);
 }
@@ -192,7 +174,8 @@ static int show_stats(dibs_db *db, const char *const *queues, size_t count) {
   dibs_stats_list *stats = NULL;
   if (dibs_stats(db, queues, count, &stats) != DIBS_OK) return cli_db_error(db);
   if (output_json()) {
-    for (size_t i = 0; i < stats->count; i++) stats_json(&stats->queues[i]);
+    for (size_t i = 0; i < stats->count; i++)
+      show_queue_json(&stats->queues[i]);
   } else {
     stats_table(stats, dibs_now(db));
   }
@@ -229,6 +212,121 @@ int run_stats(struct cli *cli) {
   if (code) return code;
   code = cli_has(cli, OPTION_WATCH) ? watch_stats(db, queues, count)
                                     : show_stats(db, queues, count);
+  (void)dibs_close(db);
+  return code;
+}
+
+/* ------------------------------------------------------------------------ */
+/* queue                                                                    */
+/* ------------------------------------------------------------------------ */
+
+static int64_t jobs_of(const dibs_queue_stats *queue) {
+  return queue->ready + queue->scheduled + queue->blocked + queue->staged +
+         queue->running + queue->done + queue->dead;
+}
+
+static void show_queues(const dibs_stats_list *stats) {
+  static const char *const heads[] = {"QUEUE", ">JOBS", "PAUSED"};
+  struct table *table = NULL;
+  if (!output_json()) table = table_new(heads, sizeof heads / sizeof *heads);
+  for (size_t i = 0; i < stats->count; i++) {
+    const dibs_queue_stats *queue = &stats->queues[i];
+    if (output_json()) {
+      printf("{\"queue\":");
+      print_json_string(stdout, queue->queue);
+      printf(",\"jobs\":%" PRId64 ",\"paused\":%s}\n", jobs_of(queue),
+             queue->paused ? "true" : "false");
+    } else {
+      table_text(table, queue->queue, COLOUR_NONE);
+      table_number(table, jobs_of(queue), COLOUR_NONE);
+      table_text(table, queue->paused ? "paused" : "", COLOUR_YELLOW);
+    }
+  }
+  table_print(table, stdout, 0);
+}
+
+int run_queue_list(struct cli *cli) {
+  dibs_stats_list *stats = NULL;
+  dibs_db *db;
+  int code = cli_open(cli, DIBS_CREATE_NONE, &db);
+  if (code) return code;
+  if (dibs_stats(db, NULL, 0, &stats) == DIBS_OK) {
+    show_queues(stats);
+  } else {
+    code = cli_db_error(db);
+  }
+  dibs_stats_list_free(stats);
+  (void)dibs_close(db);
+  return code;
+}
+
+/* Show queues one by one, for people as blocks. */
+static void show_each_queue(const dibs_stats_list *stats, int64_t now) {
+  for (size_t i = 0; i < stats->count; i++) {
+    if (output_json()) {
+      show_queue_json(&stats->queues[i]);
+      continue;
+    }
+    if (i > 0) (void)putchar('\n');
+    show_queue(&stats->queues[i], now);
+  }
+}
+
+int run_queue_show(struct cli *cli) {
+  const char *const *queues;
+  size_t count;
+  dibs_stats_list *stats = NULL;
+  dibs_db *db;
+  int code = cli_queue_arguments(cli, &queues, &count);
+  if (code == 0) code = cli_open(cli, DIBS_CREATE_NONE, &db);
+  if (code) return code;
+  if (dibs_stats(db, queues, count, &stats) == DIBS_OK) {
+    show_each_queue(stats, dibs_now(db));
+  } else {
+    code = cli_db_error(db);
+  }
+  dibs_stats_list_free(stats);
+  (void)dibs_close(db);
+  return code;
+}
+
+/* ------------------------------------------------------------------------ */
+/* wait                                                                     */
+/* ------------------------------------------------------------------------ */
+
+/* Show how a job ended: itself, or what is known of one that is not kept.
+** Returns the exit code. */
+static int show_ended(dibs_db *db, int64_t id, int state,
+                      const dibs_job_list *job) {
+  int code = 0;
+  if (job) {
+    code = show_jobs(job, dibs_now(db));
+  } else {
+    show_state(id, dibs_state_name(state));
+  }
+  if (code) return code;
+  return state == DIBS_DEAD ? dibs_status_exit_code(DIBS_STATE) : 0;
+}
+
+int run_wait(struct cli *cli) {
+  struct cli_about about = CLI_ABOUT_INIT;
+  dibs_job_list *job = NULL;
+  dibs_db *db;
+  int state = 0;
+  about.id = cli_id(cli->arguments[0]);
+  if (about.id == 0) return cli_bad_id(cli->arguments[0]);
+  int64_t timeout = cli_has(cli, OPTION_TIMEOUT)
+                        ? cli_number(cli, OPTION_TIMEOUT)
+                        : DIBS_FOREVER;
+  int code = cli_open(cli, DIBS_CREATE_NONE, &db);
+  if (code) return code;
+  cli_catch_signals(db);
+  int status = dibs_await(db, about.id, timeout, &state, &job);
+  cli_forget_signals();
+  code = status == DIBS_OK
+             ? show_ended(db, about.id, state, job)
+             : cli_error_about(status, &about, "%s", dibs_error(db));
+  dibs_job_list_free(job);
   (void)dibs_close(db);
   return code;
 }

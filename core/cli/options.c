@@ -526,9 +526,10 @@ int cli_check(struct cli *cli) {
   return 0;
 }
 
+static const char *const all_queues[] = {DIBS_ALL};
+
 int cli_queues(const struct cli *cli, int must, const char *const **queues,
                size_t *count) {
-  static const char *const all[] = {DIBS_ALL};
   const struct option_value *value = &cli->values[OPTION_QUEUE];
   if (cli_has(cli, OPTION_ALL) && value->count)
     return cli_usage(cli, "give -q or --all, not both");
@@ -537,8 +538,21 @@ int cli_queues(const struct cli *cli, int must, const char *const **queues,
                      "%s wants -q QUEUE or --all: it does not guess which "
                      "queue is meant",
                      cli->command->name);
-  *queues = cli_has(cli, OPTION_ALL) ? all : (const char *const *)value->list;
+  *queues =
+      cli_has(cli, OPTION_ALL) ? all_queues : (const char *const *)value->list;
   *count = cli_has(cli, OPTION_ALL) ? 1 : value->count;
+  return 0;
+}
+
+int cli_queue_arguments(const struct cli *cli, const char *const **queues,
+                        size_t *count) {
+  if (cli_has(cli, OPTION_ALL) && cli->argument_count)
+    return cli_usage(cli, "give QUEUE or --all, not both");
+  if (!cli_has(cli, OPTION_ALL) && cli->argument_count == 0)
+    return cli_usage(cli, "%s needs QUEUE... or --all", cli->command->name);
+  *queues = cli_has(cli, OPTION_ALL) ? all_queues
+                                     : (const char *const *)cli->arguments;
+  *count = cli_has(cli, OPTION_ALL) ? 1 : cli->argument_count;
   return 0;
 }
 
@@ -555,4 +569,14 @@ int64_t cli_id(const char *word) {
   int64_t id;
   if (!isdigit((unsigned char)*word) || !read_integer(word, &id)) return 0;
   return id <= DIBS_ID_MAX ? id : 0;
+}
+
+int cli_bad_id(const char *word) {
+  struct cli_about about = CLI_ABOUT_INIT;
+  about.word = word;
+  return cli_error_about(DIBS_INVALID, &about, "\"%s\" is no job id", word);
+}
+
+int cli_word_real(const char *word, double *number) {
+  return read_real(word, number);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** show.c: jobs and outcomes as the dibs program shows them, in JSON and for
-** people.
+** show.c: jobs, queues and outcomes as the dibs program shows them, in JSON and
+** for people.
 */
 #include <inttypes.h>
 #include <math.h>
@@ -220,16 +220,65 @@ int job_table_add(struct table *table, const dibs_job_list *jobs, int64_t now) {
 }
 
 /* ------------------------------------------------------------------------ */
+/* A queue                                                                  */
+/* ------------------------------------------------------------------------ */
+
+void show_queue_json(const dibs_queue_stats *queue) {
+  char time[DIBS_TIME_SIZE];
+  printf("{\"queue\":");
+  print_json_string(stdout, queue->queue);
+  printf(",\"ready\":%" PRId64 ",\"scheduled\":%" PRId64 ",\"blocked\":%" PRId64
+         ",\"staged\":%" PRId64 ",\"running\":%" PRId64 ",\"done\":%" PRId64
+         ",\"dead\":%" PRId64,
+         queue->ready, queue->scheduled, queue->blocked, queue->staged,
+         queue->running, queue->done, queue->dead);
+  if (queue->oldest_ready_at != DIBS_UNSET)
+    printf(",\"oldest_ready_at\":\"%s\"",
+           dibs_format_time(queue->oldest_ready_at, time));
+  printf(",\"paused\":%s,\"expired\":%" PRId64 "}\n",
+         queue->paused ? "true" : "false", queue->expired);
+}
+
+static void show_number(const char *label, int64_t number, enum colour colour) {
+  if (number == 0) colour = COLOUR_DIM;
+  show_label(label);
+  printf("%s%" PRId64 "%s\n", colour_begin(stdout, colour), number,
+         colour_end(stdout));
+}
+
+void show_queue(const dibs_queue_stats *queue, int64_t now) {
+  printf("%squeue %s", colour_begin(stdout, COLOUR_BOLD), colour_end(stdout));
+  (void)print_escaped(stdout, queue->queue, strlen(queue->queue), 0);
+  if (queue->paused)
+    printf("  %spaused%s", colour_begin(stdout, COLOUR_YELLOW),
+           colour_end(stdout));
+  (void)putchar('\n');
+  show_number("ready", queue->ready, colour_of_state(DIBS_READY));
+  show_number("scheduled", queue->scheduled, colour_of_state(DIBS_SCHEDULED));
+  show_number("blocked", queue->blocked, colour_of_state(DIBS_BLOCKED));
+  show_number("staged", queue->staged, colour_of_state(DIBS_STAGED));
+  show_number("running", queue->running, colour_of_state(DIBS_RUNNING));
+  show_number("done", queue->done, colour_of_state(DIBS_DONE));
+  show_number("dead", queue->dead, colour_of_state(DIBS_DEAD));
+  show_number("expired", queue->expired, colour_of_state(DIBS_DONE));
+  show_time("oldest", queue->oldest_ready_at, now);
+}
+
+/* ------------------------------------------------------------------------ */
 /* Outcomes                                                                 */
 /* ------------------------------------------------------------------------ */
 
-void show_count(int64_t count, const char *done) {
+void show_count_of(int64_t count, const char *noun, const char *done) {
   if (output_json()) {
     printf("{\"count\":%" PRId64 "}\n", count);
     return;
   }
-  print_count(stdout, count, "job");
+  print_count(stdout, count, noun);
   printf(" %s\n", done);
+}
+
+void show_count(int64_t count, const char *done) {
+  show_count_of(count, "job", done);
 }
 
 void show_state(int64_t id, const char *state) {

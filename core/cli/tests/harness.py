@@ -9,7 +9,9 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -97,6 +99,17 @@ def read_line(pipe):
         assert data, f"the pipe ended after {line!r}"
         line += data
     return line
+
+
+def waits_already(process):
+    """Wait until a process has caught its signals, as /proc tells."""
+    for _ in range(1_000_000):
+        with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
+            caught = re.search(r"^SigCgt:\s*(\w+)", status.read(), re.M)
+        if int(caught[1], 16) & (1 << (signal.SIGINT - 1)):
+            return
+        os.sched_yield()
+    raise AssertionError("SIGINT is not caught")
 
 
 class Database:

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from harness import LIMIT, PROGRAM, environment, run
+from harness import LIMIT, PROGRAM, environment, run, waits_already
 
 
 def test_nothing_to_claim_is_exit_3(db):
@@ -113,17 +113,6 @@ def test_a_wait_ends_with_a_job(db):
     out, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     assert json.loads(out)["payload"] == 7
-
-
-def waits_already(process):
-    """Wait until a process has caught its signals, as /proc tells."""
-    for _ in range(1_000_000):
-        with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
-            caught = re.search(r"^SigCgt:\s*(\w+)", status.read(), re.M)
-        if int(caught[1], 16) & (1 << (signal.SIGINT - 1)):
-            return
-        os.sched_yield()
-    raise AssertionError("SIGINT is not caught")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
