@@ -231,6 +231,37 @@ void reopen(fixture *f) {
   f->db = open_another(f);
 }
 
+/* ---- The sidecar --------------------------------------------------------- */
+
+#define COUNTERS 256                        /* where sidecar.c has them */
+#define ROLES    (((off_t)1 << 30) + 65536) /* and the monitors' locks */
+
+static int sidecar_open_file(fixture *f) {
+  char name[160];
+  snprintf(name, sizeof name, "%s-dibs", f->path);
+  int fd = open(name, O_RDWR | O_CLOEXEC);
+  if (fd < 0) fail_msg("no sidecar %s: %s", name, strerror(errno));
+  return fd;
+}
+
+uint64_t sidecar_counter(fixture *f, enum sidecar_count which) {
+  static const off_t places[] = {0, 8, 24};
+  uint64_t value = 0;
+  int fd = sidecar_open_file(f);
+  ssize_t got = pread(fd, &value, sizeof value, COUNTERS + places[which]);
+  close(fd);
+  expect_int(got, sizeof value);
+  return value;
+}
+
+int monitors_stop(fixture *f) {
+  struct flock lock = {
+      .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = ROLES, .l_len = 2};
+  int fd = sidecar_open_file(f);
+  expect_int(fcntl(fd, F_OFD_SETLK, &lock), 0);
+  return fd;
+}
+
 /* ---- The database behind the library's back ------------------------------ */
 
 sqlite3 *plain_open(const char *path) {

@@ -101,6 +101,18 @@ int slowness(void);
 /* The number in the environment's `name`, or `otherwise`. */
 int64_t environment_number(const char *name, int64_t otherwise);
 
+/* ---- The sidecar --------------------------------------------------------- */
+
+/* Its counters: signals sent, sleeps that one ended, and waits that found
+** something only because they looked by themselves after the fallback. */
+enum sidecar_count { SIGNALS, WAKES, RESCUES };
+uint64_t sidecar_counter(fixture *f, enum sidecar_count which);
+
+/* Keep monitors from starting, which let a waiter look when the file was
+** written, and so would hide a wake that is missing. Before anybody waits.
+** Close the descriptor in the end. */
+int monitors_stop(fixture *f);
+
 /* ---- The database behind the library's back ------------------------------ */
 
 /* Run SQL on the file with a plain connection. `sql` is a format. */

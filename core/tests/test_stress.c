@@ -16,21 +16,15 @@
 */
 #include "harness.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PRODUCERS 3
 #define WAITERS   6
-#define ROLES     (((off_t)1 << 30) + 65536) /* where sidecar.c has the locks */
-#define RESCUES   280                        /* and the counters */
-#define SIGNALS   256
-#define WAKES     264
 
 /* What the processes of a part share. */
 struct board_of_test {
@@ -141,28 +135,6 @@ static void stop_some(const pid_t *waiters, struct board_of_test *board,
   }
 }
 
-static uint64_t counter(fixture *f, off_t offset) {
-  char name[160];
-  uint64_t value = 0;
-  snprintf(name, sizeof name, "%s-dibs", f->path);
-  int fd = open(name, O_RDONLY);
-  expect_true(fd >= 0);
-  expect_int(pread(fd, &value, sizeof value, offset), sizeof value);
-  close(fd);
-  return value;
-}
-
-/* Keep monitors from starting. Gives the descriptor that has the locks. */
-static int monitors_stop(fixture *f) {
-  char name[160];
-  struct flock lock = {
-      .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = ROLES, .l_len = 2};
-  snprintf(name, sizeof name, "%s-dibs", f->path);
-  int fd = open(name, O_RDWR);
-  expect_int(fcntl(fd, F_OFD_SETLK, &lock), 0);
-  return fd;
-}
-
 static void stress(fixture *f, bool stops) {
   unsigned seed = (unsigned)environment_number("DIBS_TEST_SEED", time(NULL));
   int64_t jobs = environment_number("DIBS_TEST_JOBS", 60000) / slowness();
@@ -188,12 +160,12 @@ static void stress(fixture *f, bool stops) {
     waitpid(i < WAITERS ? waiters[i] : producers[i - WAITERS], &status, 0);
     expect_int(status, 0);
   }
-  uint64_t rescues = counter(f, RESCUES);
+  uint64_t rescues = sidecar_counter(f, RESCUES);
   printf("%llu signals, %llu wakes, %llu rescued by the fallback, "
          "the longest wait %lld ms\n",
-         (unsigned long long)counter(f, SIGNALS),
-         (unsigned long long)counter(f, WAKES), (unsigned long long)rescues,
-         (long long)atomic_load(&board->longest));
+         (unsigned long long)sidecar_counter(f, SIGNALS),
+         (unsigned long long)sidecar_counter(f, WAKES),
+         (unsigned long long)rescues, (long long)atomic_load(&board->longest));
   expect_int(atomic_load(&board->done), jobs);
   for (int i = 0; i < PRODUCERS; i++) {
     dibs_queue_stats stats = counts(f, queues[i]);
