@@ -675,7 +675,7 @@ void handle_wait_end(dibs_db *db, struct handle_wait *waiting, bool found);
 
 /* The db of a host's connection, made when there is none; one reference more.
 ** DIBS_NOMEM. */
-int attached_get(const dibs_provider *provider, sqlite3 *sqlite, dibs_db **db);
+int attached_get(const dibs_provider *provider, sqlite3 *sqlite, dibs_db **out);
 
 /* Give that reference back. */
 int attached_close(dibs_db *db);

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SQLITE_OLDEST 3038000
 
@@ -95,12 +96,25 @@ static int provider_refuse(char message[DIBS_MESSAGE_SIZE], const char *format,
   return DIBS_LIBRARY;
 }
 
+/* Where in the table they are. They are pointers to functions of many types, of
+** one size. */
+static const struct entry {
+  const char *name;
+  size_t offset;
+} entries[] = {
+#define PROVIDER_ENTRY(name)                                                   \
+  {"sqlite3_" #name, offsetof(struct sqlite3_api_routines, name)},
+    PROVIDER_ENTRIES(PROVIDER_ENTRY)
+#undef PROVIDER_ENTRY
+};
+
 /* The name of an entry that is missing, or NULL. */
 static const char *entry_missing(const struct sqlite3_api_routines *api) {
-#define PROVIDER_LOOK(name)                                                    \
-  if (!api->name) return "sqlite3_" #name;
-  PROVIDER_ENTRIES(PROVIDER_LOOK)
-#undef PROVIDER_LOOK
+  for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
+    void *entry;
+    memcpy(&entry, (const char *)api + entries[i].offset, sizeof entry);
+    if (!entry) return entries[i].name;
+  }
   return NULL;
 }
 
