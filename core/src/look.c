@@ -276,6 +276,7 @@ int dibs_join(dibs_db *db, const char *const *queues, size_t count,
     handle_wait_start(db, &waiting, timeout, NULL, 0, 1u << CHANNEL_ENDED);
     do {
       handle_wait_look(db, &waiting);
+      db->now = dibs_now(db);
       duties(db);
       found = unfinished_look(db, patterns);
     } while (found && !db->status && handle_wait(db, &waiting, DIBS_FOREVER));
@@ -312,6 +313,7 @@ static int ended_wait(dibs_db *db, int64_t id, int64_t timeout) {
   handle_wait_start(db, &waiting, timeout, NULL, 0, 1u << CHANNEL_ENDED);
   do {
     handle_wait_look(db, &waiting);
+    db->now = dibs_now(db);
     duties(db);
     state = state_look(db, id);
   } while (!state_is_end(state) && !db->status &&

@@ -733,7 +733,7 @@ static _Thread_local struct waiter *self;
 
 static void count_look(const char *sql) {
   if (self && (strstr(sql, "FROM dibs_job j WHERE id") ||
-               strstr(sql, "AND NOT q.paused"))) {
+               strstr(sql, "AND NOT q.paused") || strstr(sql, "WITH q(id)"))) {
     self->looks++;
   }
 }
@@ -1109,6 +1109,54 @@ static void a_crash_leaves_the_checkpoint_to_the_next(void **state) {
   expect_text(look(f, id).payload, "[\"half\"]");
 }
 
+/* Until somebody has noted that an attempt failed. */
+static void wait_for_error(fixture *f) {
+  struct timespec pause = {.tv_nsec = 1000000};
+  for (int i = 0; raw_int(f, "SELECT count(*) FROM dibs_error") == 0; i++) {
+    if (i == 60000) fail_msg("nobody took the job back");
+    nanosleep(&pause, NULL);
+  }
+}
+
+/* Who waits also takes back what a dead process held: by the clock of then,
+** not of when the wait began. */
+static void a_crash_during_an_await_has_its_time(void **state) {
+  fixture *f = *state;
+  int64_t id = put(f, "q", "[1]");
+  struct child c = child_start(f);
+  struct waiter w;
+  waiter_open(&w, f, id);
+  waiter_start(&w, await_job);
+  f->now += HOUR;
+  child_end(&c, true);
+  wait_for_error(f);
+  expect_int(look(f, id).errors[0].at, START + HOUR);
+  expect_int(look(f, id).due_at, START + HOUR);
+  expect_ok(f->db, dibs_ack(f->db, take(f, "q").receipt, NULL));
+  waiter_end(&w, DIBS_OK);
+}
+
+static void *join_queue(void *context) {
+  struct waiter *w = self = context;
+  w->status = dibs_join(w->db, one_queue, 1, w->timeout);
+  return NULL;
+}
+
+static void so_it_has_during_a_join(void **state) {
+  fixture *f = *state;
+  int64_t id = put(f, "q", "[1]");
+  struct child c = child_start(f);
+  struct waiter w;
+  waiter_open(&w, f, id);
+  waiter_start(&w, join_queue);
+  f->now += HOUR;
+  child_end(&c, true);
+  wait_for_error(f);
+  expect_int(look(f, id).errors[0].at, START + HOUR);
+  expect_ok(f->db, dibs_ack(f->db, take(f, "q").receipt, NULL));
+  waiter_end(&w, DIBS_OK);
+}
+
 static void an_ack_in_another_process_ends_an_await(void **state) {
   fixture *f = *state;
   int64_t id = put(f, "q", "[1]");
@@ -1165,6 +1213,8 @@ int main(void) {
       TEST(an_await_shares_its_handle),
       TEST(an_interrupt_ends_an_await),
       TEST(a_crash_leaves_the_checkpoint_to_the_next),
+      TEST(a_crash_during_an_await_has_its_time),
+      TEST(so_it_has_during_a_join),
       TEST(an_ack_in_another_process_ends_an_await),
   };
   on_statement(count_look);
