@@ -291,13 +291,18 @@ int dibs_join(dibs_db *db, const char *const *queues, size_t count,
 
 /* ------------------------------------------------------------------- await */
 
-/* The job's state; 0 when it is gone. */
-static int state_look(dibs_db *db, int64_t id) {
-  struct job job;
+/* The job's state; 0 when it is gone. *due is when time alone may change it:
+** its expiry, the end of its stage or its lease. */
+static int state_look(dibs_db *db, int64_t id, int64_t *due) {
+  struct job job = {.expires_at = DIBS_UNSET};
   struct placement placement = {.state = 0};
   sql_begin_read(db);
   if (job_read(db, id, &job)) placement_find(db, &job, &placement);
   sql_end(db);
+  bool bounded =
+      placement.state == DIBS_STAGED || placement.state == DIBS_RUNNING;
+  *due = bounded ? placement.until : job.expires_at;
+  if (*due == DIBS_UNSET) *due = DIBS_FOREVER;
   placement_free(&placement);
   return db->status ? 0 : placement.state;
 }
@@ -306,19 +311,31 @@ static bool state_is_end(int state) {
   return !state || state == DIBS_DONE || state == DIBS_DEAD;
 }
 
+/* Look, and when the job's time has come, do what a claim would do first. There
+** may be nobody who claims. */
+static int ended_look(dibs_db *db, int64_t id, int64_t *due) {
+  int state = state_look(db, id, due);
+  if (state_is_end(state) || *due > db->now) return state;
+  sql_begin_write(db);
+  tidy(db, (struct patterns){NULL, 0});
+  sql_end(db);
+  return state_look(db, id, due);
+}
+
 /* Wait for a job that was there at the first look. Gives how it ended. */
 static int ended_wait(dibs_db *db, int64_t id, int64_t timeout) {
   int state;
+  int64_t due;
   struct handle_wait waiting;
   handle_wait_start(db, &waiting, timeout, NULL, 0, 1u << CHANNEL_ENDED);
   do {
     handle_wait_look(db, &waiting);
     db->now = dibs_now(db);
     duties(db);
-    state = state_look(db, id);
+    state = ended_look(db, id, &due);
   } while (!state_is_end(state) && !db->status &&
-           handle_wait(db, &waiting, DIBS_FOREVER));
-  handle_wait_end(db, &waiting, false);
+           handle_wait(db, &waiting, due));
+  handle_wait_end(db, &waiting, state_is_end(state));
   if (!state_is_end(state))
     handle_fail(db, DIBS_EMPTY, "the wait ran out: job %lld has not ended",
                 (long long)id);
@@ -341,11 +358,12 @@ static void ended_give(dibs_db *db, int64_t id, dibs_job_list **job) {
 int dibs_await(dibs_db *db, int64_t id, int64_t timeout, int *state,
                dibs_job_list **job) {
   int status;
+  int64_t due;
   if (job) *job = NULL;
   if (!handle_enter(db, &status)) return status;
   if (timeout < 0 && timeout != DIBS_UNSET)
     handle_fail(db, DIBS_INVALID, "timeout is negative: give 0 ms or more");
-  int seen = db->status ? 0 : state_look(db, id);
+  int seen = db->status ? 0 : state_look(db, id, &due);
   if (!seen)
     handle_fail(db, DIBS_NOT_FOUND, "there is no job %lld", (long long)id);
   else if (!state_is_end(seen) && handle_may_wait(db))

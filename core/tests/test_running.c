@@ -978,6 +978,105 @@ static void an_await_follows_the_job_through_its_states(void **state) {
   expect_int(w.state, DIBS_DONE);
 }
 
+/* There is nobody who claims, and so lets time go on. */
+static void an_await_lets_time_go_on(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = kept();
+  struct waiter w;
+  options.expires = HOUR;
+  int64_t id = put_with(f, "q", "1", &options);
+  waiter_open(&w, f, id);
+  waiter_start(&w, await_job);
+  f->now += HOUR;
+  waiter_end(&w, DIBS_OK);
+  expect_int(w.state, DIBS_DONE);
+  expect_int(w.outcome, DIBS_EXPIRED);
+  options = no_options();
+  options.stage = HOUR;
+  id = put_with(f, "q", "1", &options);
+  waiter_open(&w, f, id);
+  waiter_start(&w, await_job);
+  f->now += HOUR;
+  waiter_end(&w, DIBS_OK);
+  expect_int(w.given, 0);
+  expect_status(f->db, dibs_commit(f->db, id), DIBS_LATE);
+  options = no_options();
+  options.max_attempts = 1;
+  put_with(f, "q", "1", &options);
+  held job = take_for(f, "q", MINUTE);
+  waiter_open(&w, f, job.id);
+  waiter_start(&w, await_job);
+  expect_ok(f->db, dibs_extend(f->db, job.receipt, HOUR, NULL));
+  f->now += HOUR - 1;
+  wait_for_look(&w);
+  expect_state(f, job.id, DIBS_RUNNING);
+  f->now += 1;
+  waiter_end(&w, DIBS_OK);
+  expect_int(w.state, DIBS_DEAD);
+  expect_says(look(f, job.id).last_error, "lease");
+}
+
+/* A look after a bounded number of expired ones, which are as many steps. */
+static void an_await_gets_past_a_backlog(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  struct waiter w;
+  int64_t id = 0;
+  options.expires = HOUR;
+  for (int i = 0; i < 500; i++) id = put_with(f, "q", "1", &options);
+  waiter_open(&w, f, id);
+  waiter_start(&w, await_job);
+  f->now += HOUR;
+  waiter_end(&w, DIBS_OK);
+  expect_int(w.state, DIBS_DONE);
+  expect_int(counts(f, "q").expired, 500);
+}
+
+/* Who waits for a job that has time takes no write lock. */
+static void an_idle_await_only_looks(void **state) {
+  fixture *f = *state;
+  dibs_open_options options = fixture_options(f);
+  dibs_job_options job = no_options();
+  job.expires = HOUR;
+  int64_t id = put_with(f, "q", "1", &job);
+  take_for(f, "q", HOUR);
+  expect_int(dibs_close(f->db), DIBS_OK);
+  options.busy_timeout = 0;
+  expect_ok(f->db, dibs_open(f->path, &options, &f->db));
+  sqlite3 *locker = plain_open(f->path);
+  expect_int(sqlite3_exec(locker, "BEGIN IMMEDIATE", NULL, NULL, NULL), 0);
+  expect_status(f->db, dibs_await(f->db, id, 20, NULL, NULL), DIBS_EMPTY);
+  f->now += HOUR;
+  expect_status(f->db, dibs_await(f->db, id, 20, NULL, NULL), DIBS_BUSY);
+  sqlite3_close(locker);
+}
+
+static void the_end_of_a_job_wakes_those_who_wait(void **state) {
+  fixture *f = *state;
+  dibs_open_options options = real_options(f);
+  expect_int(dibs_close(f->db), DIBS_OK);
+  expect_ok(f->db, dibs_open(f->path, &options, &f->db));
+  int locks = monitors_stop(f);
+  for (int i = 0; i < 10; i++) {
+    struct waiter all[3] = {{.db = NULL}};
+    held job = claimed(f, NULL);
+    for (size_t j = 0; j < COUNT(all); j++) {
+      all[j].id = job.id;
+      all[j].timeout = PATIENCE;
+      expect_ok(f->db, dibs_open(f->path, &options, &all[j].db));
+      waiter_start(&all[j], await_job);
+    }
+    if (i % 2) expect_ok(f->db, dibs_fail(f->db, job.receipt, "x"));
+    if (i % 2 == 0) expect_ok(f->db, dibs_ack(f->db, job.receipt, NULL));
+    for (size_t j = 0; j < COUNT(all); j++) {
+      waiter_end(&all[j], DIBS_OK);
+      expect_int(all[j].state, i % 2 ? DIBS_DEAD : DIBS_DONE);
+    }
+  }
+  expect_int(sidecar_counter(f, RESCUES), 0);
+  close(locks);
+}
+
 static void many_wait_for_one_job(void **state) {
   fixture *f = *state;
   struct waiter all[12];
@@ -1209,6 +1308,10 @@ int main(void) {
       TEST(an_attached_handle_waits_for_nothing),
       TEST(an_await_ends_with_the_job),
       TEST(an_await_follows_the_job_through_its_states),
+      TEST(an_await_lets_time_go_on),
+      TEST(an_await_gets_past_a_backlog),
+      TEST(an_idle_await_only_looks),
+      TEST(the_end_of_a_job_wakes_those_who_wait),
       TEST(many_wait_for_one_job),
       TEST(an_await_shares_its_handle),
       TEST(an_interrupt_ends_an_await),
