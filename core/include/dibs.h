@@ -287,8 +287,8 @@ DIBS_API int dibs_open(const char *path, const dibs_open_options *options,
 ** or, when none is open, each operation as one of its own. Whoever waits is woken
 ** when the application commits. The connection's settings, hooks and handlers
 ** stay as they are, its last_insert_rowid() too. Only for the thread that may use
-** the connection. What waits (a claim with `wait`, dibs_join()) is refused: that is for
-** handles from dibs_open().
+** the connection. What waits (a claim with `wait`, dibs_join(), dibs_await()) is
+** refused: that is for handles from dibs_open().
 **
 ** Handles on the same connection are one and the same, which dibs_close() counts.
 ** The application may close the connection first: what is called afterwards gives
@@ -1015,10 +1015,11 @@ DIBS_API int dibs_explain_queue(dibs_db *db, const char *queue,
 DIBS_API void dibs_reason_list_free(dibs_reason_list *reasons);
 
 /*
-** Wait until a job has ended, up to `timeout` ms (DIBS_FOREVER): *state is
-** DIBS_DONE or DIBS_DEAD, and *job (may be NULL), to be freed, is the job, or NULL
-** when it was done and is not kept. A job that ended unkept before the call is
-** not there: DIBS_NOT_FOUND. DIBS_EMPTY when the wait ran out; DIBS_INTERRUPTED.
+** Wait until a job has ended, up to `timeout` ms (DIBS_FOREVER): *state (may be
+** NULL) is DIBS_DONE or DIBS_DEAD, and *job (may be NULL), to be freed, is the
+** job, or NULL when it is there no more: done and not kept, removed, or put back
+** to work by another. A job that ended unkept before the call is not there:
+** DIBS_NOT_FOUND. DIBS_EMPTY when the wait ran out; DIBS_INTERRUPTED.
 */
 DIBS_API int dibs_await(dibs_db *db, int64_t id, int64_t timeout, int *state,
                         dibs_job_list **job);

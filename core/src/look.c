@@ -342,14 +342,18 @@ static int ended_wait(dibs_db *db, int64_t id, int64_t timeout) {
   return state ? state : DIBS_DONE;
 }
 
-/* Give the job, if it is there. */
-static void ended_give(dibs_db *db, int64_t id, dibs_job_list **job) {
+/* Give the job, if it still is as it ended: another may have put a dead one back
+** to work since. */
+static void ended_give(dibs_db *db, int64_t id, int state,
+                       dibs_job_list **job) {
   struct job_list *list = db->status ? NULL : job_list_new(db);
   dibs_job_list *given = NULL;
   if (!list) return;
+  sql_begin_read(db);
   job_list_read(db, list, id, true);
+  sql_end(db);
   job_list_give(db, list, &given);
-  if (given && given->count)
+  if (given && given->count && given->jobs[0].state == state)
     *job = given;
   else
     dibs_job_list_free(given);
@@ -365,11 +369,14 @@ int dibs_await(dibs_db *db, int64_t id, int64_t timeout, int *state,
     handle_fail(db, DIBS_INVALID, "timeout is negative: give 0 ms or more");
   int seen = db->status ? 0 : state_look(db, id, &due);
   if (!seen)
-    handle_fail(db, DIBS_NOT_FOUND, "there is no job %lld", (long long)id);
+    handle_fail(db, DIBS_NOT_FOUND,
+                "there is no job %lld: it never was, or it has ended and is "
+                "not kept",
+                (long long)id);
   else if (!state_is_end(seen) && handle_may_wait(db))
     seen = ended_wait(db, id, timeout);
   if (state && !db->status) *state = seen;
-  if (job) ended_give(db, id, job);
+  if (job) ended_give(db, id, seen, job);
   return handle_leave(db);
 }
 

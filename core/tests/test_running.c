@@ -1099,6 +1099,68 @@ static void many_wait_for_one_job(void **state) {
   expect_int(all[0].given, 0);
 }
 
+/* What another does between the end of a job and the reading of it, just before
+** the waiter's statement with these words. */
+static struct {
+  const char *before;
+  int (*run)(dibs_db *db, int64_t id);
+  dibs_db *db;
+  int64_t id;
+  int status;
+} meanwhile;
+
+static void do_meanwhile(const char *sql) {
+  if (!meanwhile.before || !strstr(sql, meanwhile.before)) return;
+  meanwhile.before = NULL;
+  meanwhile.status = meanwhile.run(meanwhile.db, meanwhile.id);
+}
+
+static int requeue(dibs_db *db, int64_t id) {
+  return dibs_requeue(db, &id, 1, NULL, NULL);
+}
+
+static int purge(dibs_db *db, int64_t id) {
+  (void)id;
+  return dibs_purge(db, all_queues, 1, NULL);
+}
+
+static void a_job_is_given_as_it_ended_or_not_at_all(void **state) {
+  fixture *f = *state;
+  static const struct {
+    const char *before;
+    int (*run)(dibs_db *db, int64_t id);
+    int given;
+  } cases[] = {
+      {"FROM dibs_jobs WHERE id", requeue, 0},
+      {"FROM dibs_jobs WHERE id", purge, 0},
+      {"SELECT payload FROM dibs_job", purge, 1},
+  };
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    dibs_job_list *job = NULL;
+    int how = 0;
+    held failed = claimed(f, NULL);
+    expect_ok(f->db, dibs_fail(f->db, failed.receipt, "x"));
+    on_statement(do_meanwhile);
+    dibs_db *waiting = open_another(f);
+    meanwhile.db = f->db;
+    meanwhile.id = failed.id;
+    meanwhile.run = cases[i].run;
+    meanwhile.status = -1;
+    meanwhile.before = cases[i].before;
+    int status = dibs_await(waiting, failed.id, 0, &how, &job);
+    on_statement(count_look);
+    expect_status(waiting, status, DIBS_OK);
+    expect_int(meanwhile.status, DIBS_OK);
+    expect_int(how, DIBS_DEAD);
+    expect_int(job != NULL, cases[i].given);
+    if (job) expect_int(job->jobs[0].state, DIBS_DEAD);
+    if (job) expect_text(job->jobs[0].payload.data, "[1]");
+    dibs_job_list_free(job);
+    expect_int(dibs_close(waiting), DIBS_OK);
+    expect_ok(f->db, dibs_clear(f->db, all_queues, 1, 1, NULL));
+  }
+}
+
 /* Who waits lets other threads use its handle. */
 static void an_await_shares_its_handle(void **state) {
   fixture *f = *state;
@@ -1313,6 +1375,7 @@ int main(void) {
       TEST(an_idle_await_only_looks),
       TEST(the_end_of_a_job_wakes_those_who_wait),
       TEST(many_wait_for_one_job),
+      TEST(a_job_is_given_as_it_ended_or_not_at_all),
       TEST(an_await_shares_its_handle),
       TEST(an_interrupt_ends_an_await),
       TEST(a_crash_leaves_the_checkpoint_to_the_next),
