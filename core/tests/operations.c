@@ -58,6 +58,10 @@ static void prepare_waiting(fixture *f) {
   options.expires = DIBS_UNSET;
   put_with(f, "a/1", "1", &options);
   put_with(f, "a/2", "1", &options);
+  put_with(f, "paused", "1", &options);
+  put_with(f, "paused/1", "1", &options);
+  static const char *const paused[] = {"paused", "paused/*"};
+  expect_ok(f->db, dibs_pause(f->db, paused, 2, NULL));
 }
 
 static void prepare_large(fixture *f) {
@@ -316,6 +320,23 @@ static int settle(dibs_db *db) {
   return dibs_settle(db, s, COUNT(s));
 }
 
+/* ---- While a job runs ---------------------------------------------------- */
+
+static int checkpoint(dibs_db *db) {
+  return dibs_checkpoint(db, known.held, dibs_json("{\"page\":7}"), 2 * DAY);
+}
+
+static int checkpoint_large(dibs_db *db) {
+  char bytes[20000];
+  memset(bytes, 'y', sizeof bytes);
+  return dibs_checkpoint(db, known.kept, dibs_bytes(bytes, sizeof bytes),
+                         DIBS_UNSET);
+}
+
+static int progress(dibs_db *db) {
+  return dibs_progress(db, known.held, 0.4, "page 7 of 18");
+}
+
 /* ---- Changing ---------------------------------------------------------------- */
 
 static int cancel(dibs_db *db) {
@@ -357,6 +378,20 @@ static int redrive(dibs_db *db) {
   int status = dibs_redrive(db, all_queues, 1, &moved, &skipped, &count);
   dibs_free(skipped);
   return status;
+}
+
+static int pause_queues(dibs_db *db) {
+  static const char *const queues[] = {"q", "a/*", "never", "paused"};
+  return dibs_pause(db, queues, COUNT(queues), NULL);
+}
+
+static int pause_all(dibs_db *db) {
+  return dibs_pause(db, all_queues, 1, NULL);
+}
+
+static int resume_queues(dibs_db *db) {
+  static const char *const queues[] = {"paused/*", "paused", "q", "none"};
+  return dibs_resume(db, queues, COUNT(queues), NULL);
 }
 
 static int purge(dibs_db *db) {
@@ -401,6 +436,15 @@ static int stats(dibs_db *db) {
   dibs_stats_list *queues = NULL;
   int status = dibs_stats(db, some_queues, 3, &queues);
   dibs_stats_list_free(queues);
+  return status;
+}
+
+static int await_ended(dibs_db *db) {
+  dibs_job_list *jobs = NULL;
+  int state = 0;
+  int status = dibs_await(db, known.dead, 0, &state, &jobs);
+  if (status == DIBS_OK && (state != DIBS_DEAD || !jobs)) status = DIBS_MISUSE;
+  dibs_job_list_free(jobs);
   return status;
 }
 
@@ -457,12 +501,18 @@ const operation operations[] = {
     {"discard", discard, NULL, 0, 0, 0},
     {"extend", extend, NULL, 0, 0, 0},
     {"settle", settle, NULL, 0, 0, 0},
+    {"checkpoint", checkpoint, NULL, 0, 0, 0},
+    {"checkpoint_large", checkpoint_large, NULL, 0, 0, 0},
+    {"progress", progress, NULL, 0, 0, 0},
     {"cancel", cancel, NULL, 0, 0, 0},
     {"change_priority", change_priority, NULL, 0, 0, 0},
     {"change_delay", change_delay, NULL, 0, 0, 0},
     {"change_blocked", change_blocked, NULL, 0, 0, 0},
     {"requeue", requeue, NULL, 0, 0, 0},
     {"redrive", redrive, NULL, 0, 0, 0},
+    {"pause", pause_queues, NULL, 0, 0, 0},
+    {"pause_all", pause_all, NULL, 0, 0, 0},
+    {"resume", resume_queues, NULL, 0, 0, 0},
     {"purge", purge, NULL, 0, 0, 0},
     {"clear", clear, NULL, 0, 0, 1},
     {"prune", prune, NULL, LATER, 0, 1},
@@ -470,6 +520,7 @@ const operation operations[] = {
     {"get", get, NULL, 0, 0, 0},
     {"list", list, NULL, 0, 0, 0},
     {"stats", stats, NULL, 0, 0, 0},
+    {"await", await_ended, NULL, 0, 0, 0},
     {"next_event", next_event, NULL, 0, 0, 0},
     {"doctor", doctor, NULL, 0, 0, 0},
 };
