@@ -322,6 +322,7 @@ int model_abort(model *m, int64_t id) {
 
 model_job *model_next(model *m, int queue) {
   model_job *best = NULL;
+  if (m->paused[queue]) return NULL;
   FOR_EACH(job, m) {
     if (job->state != DIBS_READY || job->queue != queue) continue;
     if (!best || job->priority > best->priority ||
@@ -363,6 +364,10 @@ static void retry(model *m, model_job *job, int64_t delay) {
   place_again(m, job);
 }
 
+static void extend(const model *m, model_job *job, int64_t lease) {
+  if (m->now + lease > job->until) job->until = m->now + lease;
+}
+
 void model_settle(model *m, model_job *job, int action, int64_t delay,
                   int64_t lease, int has_error) {
   switch (action) {
@@ -385,11 +390,14 @@ void model_settle(model *m, model_job *job, int action, int64_t delay,
     job->errors += has_error;
     finish(m, job, DIBS_DISCARDED);
     break;
-  case DIBS_EXTEND:
-    if (m->now + lease > job->until) job->until = m->now + lease;
-    break;
+  case DIBS_EXTEND: extend(m, job, lease); break;
   default: break;
   }
+}
+
+void model_checkpoint(model *m, model_job *job, int payload, int64_t lease) {
+  job->payload = payload;
+  if (lease != DIBS_UNSET) extend(m, job, lease);
 }
 
 /* ---- Changing ------------------------------------------------------------------------ */
@@ -429,6 +437,12 @@ int model_requeue(model *m, int64_t id) {
   if (job->unique) hold_add(m, job);
   if (job->head) place_waiting(m, job);
   return DIBS_OK;
+}
+
+int model_pause(model *m, int queue, int pause) {
+  int changed = m->paused[queue] != pause;
+  m->paused[queue] = pause;
+  return changed;
 }
 
 int64_t model_clear(model *m, int queue, int waiting, int dead) {

@@ -63,6 +63,7 @@ typedef struct model {
   model_job jobs[MODEL_JOBS];
   model_hold holds[MODEL_JOBS];
   int64_t expired[MODEL_QUEUES];
+  int paused[MODEL_QUEUES];
   struct {
     int64_t id;
     int64_t until;
@@ -98,6 +99,13 @@ model_job *model_holder(model *m, const char *receipt);
 /* Settle a job that is held. */
 void model_settle(model *m, model_job *job, int action, int64_t delay,
                   int64_t lease, int has_error);
+
+/* The same by its receipt while it runs: another payload, and a longer lease
+** unless that is DIBS_UNSET. */
+void model_checkpoint(model *m, model_job *job, int payload, int64_t lease);
+
+/* Pause or resume a queue that is there. Gives whether that changed it. */
+int model_pause(model *m, int queue, int pause);
 
 int model_cancel(model *m, int64_t id);
 int model_change(model *m, int64_t id, int64_t priority, int64_t due_at);

@@ -200,6 +200,7 @@ static void compare_counts(run *r) {
     same(r, "done", i, queue->done, states[i][DIBS_DONE]);
     same(r, "dead", i, queue->dead, states[i][DIBS_DEAD]);
     same(r, "expired", i, queue->expired, r->model.expired[i]);
+    same(r, "paused", i, queue->paused, r->model.paused[i]);
   }
   dibs_stats_list_free(stats);
 }
@@ -417,6 +418,58 @@ static void step_settle(run *r) {
   }
 }
 
+static void step_checkpoint(run *r) {
+  const char *receipt = r->receipts[below(r, RECEIPTS)];
+  int64_t lease = once_in(r, 2) ? 1 + some_delay(r) : DIBS_UNSET;
+  int payload = ++r->payload % 100000;
+  char json[16];
+  snprintf(json, sizeof json, "%d", payload);
+  model_job *job = model_holder(&r->model, receipt);
+  int wanted = job ? DIBS_OK : receipt[0] ? DIBS_LOST : DIBS_INVALID;
+  same_status(r, "progress", dibs_progress(r->f->db, receipt, 0.5, json),
+              wanted);
+  same_status(r, "checkpoint",
+              dibs_checkpoint(r->f->db, receipt, dibs_json(json), lease),
+              wanted);
+  if (job) model_checkpoint(&r->model, job, payload, lease);
+}
+
+/* Whether the library has a queue, which need not be told by the model: it may
+** have been pruned, or never used. */
+static int queue_is_there(run *r, int queue) {
+  dibs_stats_list *stats = NULL;
+  int there = 0;
+  same_status(r, "stats", dibs_stats(r->f->db, NULL, 0, &stats), DIBS_OK);
+  for (size_t i = 0; i < stats->count; i++) {
+    there = there || strcmp(stats->queues[i].queue, names[queue]) == 0;
+  }
+  dibs_stats_list_free(stats);
+  return there;
+}
+
+/* Resumed more often than paused, lest all work stand still. */
+static void step_pause(run *r) {
+  const struct set *set = &sets[below(r, (int)COUNT(sets))];
+  int pause = once_in(r, 3);
+  int64_t changed = -1;
+  int64_t wanted = 0;
+  for (const int *queue = set->queues; *queue >= 0; queue++) {
+    int named = 0;
+    for (size_t i = 0; i < set->count; i++) {
+      named = named || strcmp(set->patterns[i], names[*queue]) == 0;
+    }
+    /* A name makes the queue, a prefix takes those that are there. */
+    if (named || queue_is_there(r, *queue)) {
+      wanted += model_pause(&r->model, *queue, pause);
+    }
+  }
+  int status = pause
+                   ? dibs_pause(r->f->db, set->patterns, set->count, &changed)
+                   : dibs_resume(r->f->db, set->patterns, set->count, &changed);
+  same_status(r, pause ? "pause" : "resume", status, DIBS_OK);
+  same(r, pause ? "paused" : "resumed", 0, changed, wanted);
+}
+
 static void step_cancel(run *r) {
   int64_t ids[3];
   dibs_id_outcome outcomes[3];
@@ -540,7 +593,8 @@ static int peekable(const run *r, const model_job *job, int queue) {
   int due = job->state == DIBS_SCHEDULED && job->due_at <= r->model.now;
   int expired =
       job->expires_at != DIBS_UNSET && job->expires_at <= r->model.now;
-  return job->queue == queue && (job->state == DIBS_READY || due) && !expired;
+  return job->queue == queue && !r->model.paused[queue] &&
+         (job->state == DIBS_READY || due) && !expired;
 }
 
 static void step_peek(run *r) {
@@ -574,11 +628,11 @@ static void step(run *r) {
     int weight;
     void (*take)(run *);
   } steps[] = {
-      {30, step_enqueue}, {24, step_claim},  {30, step_settle},
-      {10, step_clock},   {4, step_commit},  {3, step_cancel},
-      {3, step_change},   {3, step_requeue}, {1, step_redrive},
-      {1, step_clear},    {1, step_prune},   {1, step_next_event},
-      {3, step_peek},
+      {30, step_enqueue}, {24, step_claim},     {30, step_settle},
+      {10, step_clock},   {4, step_commit},     {3, step_cancel},
+      {3, step_change},   {3, step_requeue},    {1, step_redrive},
+      {1, step_clear},    {1, step_prune},      {1, step_next_event},
+      {3, step_peek},     {4, step_checkpoint}, {2, step_pause},
   };
   int total = 0;
   for (size_t i = 0; i < COUNT(steps); i++) total += steps[i].weight;
@@ -615,7 +669,7 @@ static void run_model(fixture *f, dibs_db *other, uint64_t seed,
       model_clear(&r->model, -1, 1, 1);
     }
   }
-  for (size_t i = 0; steps >= 5000 && i < 13; i++) {
+  for (size_t i = 0; steps >= 5000 && i < 15; i++) {
     expect_true(r->done[i] > 0);
   }
   dibs_close(r->other);
