@@ -275,7 +275,10 @@ typedef struct dibs_open_options {
 **                names
 ** DIBS_IO        the path cannot be reached
 ** DIBS_READONLY  tables are missing or old, and the file cannot be written
-** DIBS_LIBRARY   SQLite older than 3.38, or built without what is needed
+** DIBS_LIBRARY   SQLite older than 3.38, or built without what is needed; or
+**                another SQLite library of this process has the file open, which
+**                is seen in WAL mode, on Linux. What was opened to see it stays
+**                open, because closing it would do the harm
 ** DIBS_BUSY, DIBS_FULL, DIBS_CORRUPT, DIBS_NOMEM, DIBS_INVALID
 */
 DIBS_API int dibs_open(const char *path, const dibs_open_options *options,
@@ -307,7 +310,9 @@ DIBS_API int dibs_attach(struct sqlite3 *connection,
 
 /*
 ** Close the handle and free it. NULL is harmless. No other thread may be using
-** it. In a forked child returns DIBS_FORKED and does nothing else.
+** it. In a forked child returns DIBS_FORKED and does nothing else. When another
+** SQLite library of this process has opened the file meanwhile, the connection
+** stays open, as after DIBS_LIBRARY.
 */
 DIBS_API int dibs_close(dibs_db *db);
 

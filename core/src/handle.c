@@ -283,10 +283,15 @@ static void path_fail(dibs_db *db, int create) {
   free(folder);
 }
 
+/* The name of the file that is open, from the root; "" for none. */
+static const char *file_name(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  return sqlite3_db_filename(db->sqlite, "main");
+}
+
 /* The file that is open may have another name than was given: a URI's. */
 static void path_settle(dibs_db *db) {
-  SQLITE_LIBRARY(db);
-  const char *file = sqlite3_db_filename(db->sqlite, "main");
+  const char *file = file_name(db);
   db->in_memory = !file || !*file;
   if (db->in_memory || strncmp(db->path, "file:", 5)) return;
   char *path = strdup(file);
@@ -482,6 +487,7 @@ static void open_options_take(dibs_db *db, const dibs_open_options *options) {
   db->clock_context = options->clock_context;
   db->log = options->log;
   db->log_context = options->log_context;
+  db->two_libraries = options->two_libraries != 0;
 }
 
 /* Once in a process, for it does not change. */
@@ -507,15 +513,16 @@ static void handle_start(dibs_db *db, const dibs_open_options *options) {
   if (!db->status) open_options_take(db, options);
   if (!db->status) library_find(db, options);
   handle_seed(db);
+  conflict_check(db, db->path);
   if (!db->status) connection_open(db, options->create);
   if (!db->status) sql_prepare(db);
   if (!db->status) settings_apply(db);
   db->now = dibs_now(db);
   if (!db->status) schema_look(db, options->create);
+  if (!db->status) conflict_check(db, file_name(db));
   if (!db->status) journal_apply(db, options);
   if (!db->status) synchronous_apply(db, options);
   if (!db->status) schema_make(db);
-  if (!db->status && !options->two_libraries) conflict_check(db);
   if (!db->status) handle_share(db, options->wake);
   if (!db->status) library_warn(db);
 }
@@ -525,7 +532,8 @@ static void connection_close(dibs_db *db) {
   SQLITE_LIBRARY(db);
   sql_finalize(db);
   wal_end(db);
-  sqlite3_close_v2(db->sqlite);
+  sqlite3_busy_handler(db->sqlite, NULL, NULL);
+  if (!conflict_keeps(db, file_name(db))) sqlite3_close_v2(db->sqlite);
   db->sqlite = NULL;
   sidecar_close(db->sidecar);
   db->sidecar = NULL;

@@ -29,8 +29,8 @@
 **     job       jobs as they are read
 **
 ** above which stand the public operations: enqueue, share, claim, settle, engine, look,
-** admin, doctor. Nothing but sql, checkpoint, transaction, provider, attach,
-** handle and extension knows SQLite.
+** admin, doctor. Nothing but sql, checkpoint, transaction, conflict, provider,
+** attach, handle and extension knows SQLite.
 **
 ** Errors are carried on the handle. A helper that takes a handle does nothing
 ** once db->status is set, so a sequence of steps needs no test between them;
@@ -470,6 +470,7 @@ struct dibs_db {
   int schema; /* version; 0: not open */
   bool created;
   bool in_memory;
+  bool two_libraries;      /* the caller takes what comes of it */
   struct sidecar *sidecar; /* NULL: there is none; waiting polls */
   struct wakes wakes;      /* of the transaction under way */
   int64_t commits;         /* write transactions committed */
@@ -609,8 +610,13 @@ void sql_end(dibs_db *db);
 
 /* ---------------------------------------------------------------- conflict */
 
-/* Refuse when another SQLite library of this process has the file open. */
-void conflict_check(dibs_db *db);
+/* Refuse when two SQLite libraries of this process have the file of that name
+** open: before it is opened, or once it has been read. */
+void conflict_check(dibs_db *db, const char *file);
+
+/* Whether the handle's connection to that file must stay open, because closing it
+** would do harm. It is kept for as long as the process lives then. */
+bool conflict_keeps(const dibs_db *db, const char *file);
 
 /* ------------------------------------------------------------------ handle */
 

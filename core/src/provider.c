@@ -43,6 +43,7 @@ struct dibs_provider {
   X(context_db_handle)                                                         \
   X(create_function_v2)                                                        \
   X(create_module_v2)                                                          \
+  X(db_config)                                                                 \
   X(db_filename)                                                               \
   X(db_mutex)                                                                  \
   X(db_readonly)                                                               \
