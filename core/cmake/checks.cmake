@@ -22,6 +22,9 @@ dibs_add_check(header_is_cxx11
   ${CMAKE_CXX_COMPILER} -std=c++11 ${dibs_strict_flags} -fsyntax-only -x c++
   -I ${CMAKE_CURRENT_SOURCE_DIR}/include ${dibs_checks_dir}/header.c)
 
+dibs_add_check(calls_of_sqlite_are_looked_for
+  ${dibs_checks_dir}/provider ${dibs_sources})
+
 # Instrumented code has symbols of its own, and needs its users instrumented.
 if(NOT DIBS_SANITIZE AND NOT DIBS_COVERAGE)
   dibs_add_check(shared_library_exports_the_header

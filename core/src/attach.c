@@ -547,8 +547,8 @@ int dibs_attach(sqlite3 *sqlite, const dibs_provider *provider,
   if (!out) return DIBS_MISUSE;
   *out = NULL;
   if (!sqlite) return DIBS_MISUSE;
-  if (!provider && dibs_provider_linked(&provider, NULL)) return DIBS_LIBRARY;
-  status = attached_get(provider, sqlite, out);
+  status = provider ? DIBS_OK : dibs_provider_linked(&provider, NULL);
+  if (!status) status = attached_get(provider, sqlite, out);
   if (status) return status;
   dibs_db *db = *out;
   if (db->pid != getpid()) {

@@ -444,8 +444,9 @@ void handle_share(dibs_db *db, int wake) {
 static void library_find(dibs_db *db, const dibs_open_options *options) {
   char message[DIBS_MESSAGE_SIZE];
   const dibs_provider *provider = options->provider;
-  if (!provider && dibs_provider_linked(&provider, message))
-    handle_fail(db, DIBS_LIBRARY, "%s", message);
+  int status = provider ? DIBS_OK : dibs_provider_linked(&provider, message);
+  if (status)
+    handle_fail(db, status, "%s", message);
   else
     db->api = provider_api(provider);
 }

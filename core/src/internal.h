@@ -173,8 +173,9 @@ void json_quote(struct text *text, const char *data, size_t size);
 
 /* ---------------------------------------------------------------- provider */
 
-/* The API table of the linked library; NULL when there is none. */
-const struct sqlite3_api_routines *linked_table(void);
+/* The API table of the linked library. DIBS_LIBRARY when there is none,
+** DIBS_NOMEM. */
+int linked_table(const struct sqlite3_api_routines **api);
 
 const struct sqlite3_api_routines *provider_api(const dibs_provider *provider);
 

@@ -12,8 +12,9 @@
 
 #ifdef DIBS_NO_LINKED
 
-const struct sqlite3_api_routines *linked_table(void) {
-  return NULL;
+int linked_table(const struct sqlite3_api_routines **api) {
+  *api = NULL;
+  return DIBS_LIBRARY;
 }
 
 #else
@@ -45,12 +46,13 @@ static void linked_ask(void) {
   sqlite3_cancel_auto_extension(linked_function());
 }
 
-const struct sqlite3_api_routines *linked_table(void) {
+/* A library that cannot even open a connection in memory has none left. */
+int linked_table(const struct sqlite3_api_routines **api) {
   pthread_mutex_lock(&linked_mutex);
   if (!linked_api) linked_ask();
-  const struct sqlite3_api_routines *api = linked_api;
+  *api = linked_api;
   pthread_mutex_unlock(&linked_mutex);
-  return api;
+  return *api ? DIBS_OK : DIBS_NOMEM;
 }
 
 #endif

@@ -91,10 +91,22 @@ struct dibs_provider {
 static pthread_mutex_t provider_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct dibs_provider *providers;
 
-static int provider_refuse(char message[DIBS_MESSAGE_SIZE], const char *format,
-                           const char *version, const char *entry) {
-  if (message) snprintf(message, DIBS_MESSAGE_SIZE, format, version, entry);
-  return DIBS_LIBRARY;
+static int provider_refuse(char message[DIBS_MESSAGE_SIZE], int status,
+                           const char *format, ...) DIBS_PRINTF(3, 4);
+
+static int provider_refuse(char message[DIBS_MESSAGE_SIZE], int status,
+                           const char *format, ...) {
+  va_list arguments;
+  if (!message) return status;
+  va_start(arguments, format);
+  message_format(message, DIBS_MESSAGE_SIZE, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+static int provider_nomem(char message[DIBS_MESSAGE_SIZE]) {
+  return provider_refuse(message, DIBS_NOMEM,
+                         "out of memory: close something and try again");
 }
 
 /* Where in the table they are. They are pointers to functions of many types, of
@@ -124,17 +136,19 @@ static const char *entry_missing(const struct sqlite3_api_routines *api) {
 static int table_check(const struct sqlite3_api_routines *api,
                        char message[DIBS_MESSAGE_SIZE]) {
   if (!api || !api->libversion_number || !api->libversion)
-    return provider_refuse(message, "the SQLite API table %s%s", "is not one",
-                           "");
+    return provider_refuse(message, DIBS_LIBRARY,
+                           "that is not the API table of an SQLite library: "
+                           "give the one that it hands to an extension");
   const char *version = api->libversion();
   if (api->libversion_number() < SQLITE_OLDEST)
-    return provider_refuse(message,
-                           "SQLite %s is too old: dibs needs 3.38 or newer%s",
-                           version, "");
+    return provider_refuse(message, DIBS_LIBRARY,
+                           "SQLite %s is too old: dibs needs 3.38 or newer",
+                           version);
   const char *entry = entry_missing(api);
   if (entry)
-    return provider_refuse(message,
-                           "SQLite %s does not offer %s: it was built without",
+    return provider_refuse(message, DIBS_LIBRARY,
+                           "this build of SQLite %s lacks %s: use one "
+                           "that has it",
                            version, entry);
   return DIBS_OK;
 }
@@ -149,7 +163,7 @@ static int provider_find(const struct sqlite3_api_routines *api,
     int status = table_check(api, message);
     if (status) return status;
     provider = calloc(1, sizeof *provider);
-    if (!provider) return DIBS_NOMEM;
+    if (!provider) return provider_nomem(message);
     provider->api = api;
     provider->next = providers;
     providers = provider;
@@ -175,9 +189,14 @@ const struct sqlite3_api_routines *provider_api(const dibs_provider *provider) {
 
 int dibs_provider_linked(const dibs_provider **out,
                          char message[DIBS_MESSAGE_SIZE]) {
-  const struct sqlite3_api_routines *api = linked_table();
-  if (api) return dibs_provider_get(api, out, message);
-  if (out) *out = NULL;
-  return provider_refuse(message, "no SQLite library %s%s",
-                         "has been handed over: see dibs_provider_get()", "");
+  const struct sqlite3_api_routines *api;
+  if (!out) return DIBS_MISUSE;
+  *out = NULL;
+  switch (linked_table(&api)) {
+  case DIBS_OK: return dibs_provider_get(api, out, message);
+  case DIBS_NOMEM: return provider_nomem(message);
+  }
+  return provider_refuse(message, DIBS_LIBRARY,
+                         "no SQLite library has been handed over: see "
+                         "dibs_provider_get()");
 }
