@@ -26,6 +26,7 @@
 **     settings  what a queue is set to
 **     reclaim   jobs whose holders died
 **     tidy      what time alone brings about, in bounded steps
+**     options   options in JSON
 **     job       jobs as they are read
 **
 ** above which stand the public operations: enqueue, share, claim, settle, engine, look,
@@ -161,6 +162,9 @@ struct json_walk {
 };
 bool json_next(struct json_walk *walk, struct json_slice *key,
                struct json_slice *value);
+
+/* The same for the elements of an array. */
+bool json_next_element(struct json_walk *walk, struct json_slice *value);
 
 /* The first character of a JSON text that is not white space, or 0. */
 char json_kind(const char *data, size_t size);
@@ -999,6 +1003,34 @@ int64_t tidy_next(dibs_db *db);
 
 /* Remove up to `limit` jobs whose time of keeping is over. Gives how many. */
 int64_t tidy_prune(dibs_db *db, int64_t limit);
+
+/* ----------------------------------------------------------------- options */
+
+struct texts {
+  const char *const *items;
+  size_t count;
+};
+
+/* What may be said of a claim in JSON, and of a retry. */
+struct claim_words {
+  int64_t n;
+  int64_t lease;
+  const char *worker;
+  struct texts queues;
+};
+struct retry_words {
+  int64_t delay;
+  const char *error;
+};
+
+/* Read options from a JSON object, within an operation. What is not there is left
+** as it is, a job's options excepted; strings are in the arena. */
+void options_read_job(dibs_db *db, struct arena *arena, struct json_slice json,
+                      dibs_job_options *options);
+void options_read_claim(dibs_db *db, struct arena *arena,
+                        struct json_slice json, struct claim_words *words);
+void options_read_retry(dibs_db *db, struct arena *arena,
+                        struct json_slice json, struct retry_words *words);
 
 /* --------------------------------------------------------------------- job */
 

@@ -163,24 +163,43 @@ static void value_skip(struct json_walk *walk) {
   }
 }
 
-bool json_next(struct json_walk *walk, struct json_slice *key,
-               struct json_slice *value) {
-  space_skip(walk);
-  if (walk->at < walk->end && (*walk->at == '{' || *walk->at == ','))
-    walk->at++;
-  space_skip(walk);
-  if (walk->at >= walk->end || *walk->at != '"') return false;
-  key->data = walk->at + 1;
-  string_skip(walk);
-  key->size = (size_t)(walk->at - key->data - 1);
-  space_skip(walk);
-  walk->at++; /* the colon */
+/* A value without the white space on both sides of it. */
+static void value_take(struct json_walk *walk, struct json_slice *value) {
   space_skip(walk);
   value->data = walk->at;
   value_skip(walk);
   const char *end = walk->at;
   while (end > value->data && json_space(end[-1])) end--;
   value->size = (size_t)(end - value->data);
+}
+
+/* To what follows the bracket that opens, or a comma. */
+static void next_skip(struct json_walk *walk, char open) {
+  space_skip(walk);
+  if (walk->at < walk->end && (*walk->at == open || *walk->at == ','))
+    walk->at++;
+  space_skip(walk);
+}
+
+bool json_next_element(struct json_walk *walk, struct json_slice *value) {
+  const char *from = walk->at;
+  next_skip(walk, '[');
+  if (walk->at == from || walk->at >= walk->end || *walk->at == ']')
+    return false;
+  value_take(walk, value);
+  return true;
+}
+
+bool json_next(struct json_walk *walk, struct json_slice *key,
+               struct json_slice *value) {
+  next_skip(walk, '{');
+  if (walk->at >= walk->end || *walk->at != '"') return false;
+  key->data = walk->at + 1;
+  string_skip(walk);
+  key->size = (size_t)(walk->at - key->data - 1);
+  space_skip(walk);
+  walk->at++; /* the colon */
+  value_take(walk, value);
   return true;
 }
 

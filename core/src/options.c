@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** options.c: jobs and their options in JSON. One table names every member, its
-** form and its place in the struct.
+** options.c: options in JSON: of a job, a claim, a retry; and whole jobs. Tables
+** name every member, its form and its place in the struct that is filled.
 */
 #include "internal.h"
 
@@ -11,6 +11,7 @@
 
 enum form {
   FORM_TEXT,
+  FORM_TEXTS, /* an array of them */
   FORM_INTEGER,
   FORM_REAL,
   FORM_DURATION, /* "5m", or a number of seconds */
@@ -19,14 +20,30 @@ enum form {
   FORM_OBJECT,
   FORM_UNIQUE_FOR,
   FORM_UNIQUE_SCOPE,
-  FORM_ON_CONFLICT
+  FORM_ON_CONFLICT,
+  FORM_PAYLOAD,
+  FORM_BASE64
 };
 
-static const struct member {
+struct member {
   const char *name;
   enum form form;
   size_t offset;
-} members[] = {
+};
+
+/* What an object may have. */
+struct grammar {
+  const char *what;    /* what has such options */
+  const char *subject; /* what must be an object */
+  const char *example;
+  const struct member *members;
+  size_t count;
+};
+
+#define GRAMMAR(what, subject, example, members)                               \
+  { what, subject, example, members, sizeof members / sizeof *members }
+
+static const struct member job_option_members[] = {
 #define MEMBER(name, form)                                                     \
   { #name, form, offsetof(dibs_job_options, name) }
     MEMBER(name, FORM_TEXT),
@@ -54,20 +71,49 @@ static const struct member {
 #undef MEMBER
 };
 
-/* What is read, with the memory behind it. */
-struct parsed {
-  dibs_parsed_job parsed;
-  dibs_job_options options;
-  struct arena arena;
+static const struct member job_members[] = {
+    {"queue", FORM_TEXT, offsetof(dibs_new_job, queue)},
+    {"payload", FORM_PAYLOAD, offsetof(dibs_new_job, payload)},
+    {"payload_base64", FORM_BASE64, offsetof(dibs_new_job, payload)},
+};
+
+static const struct member claim_members[] = {
+    {"n", FORM_INTEGER, offsetof(struct claim_words, n)},
+    {"lease", FORM_DURATION, offsetof(struct claim_words, lease)},
+    {"worker", FORM_TEXT, offsetof(struct claim_words, worker)},
+    {"queues", FORM_TEXTS, offsetof(struct claim_words, queues)},
+};
+
+static const struct member retry_members[] = {
+    {"delay", FORM_DURATION, offsetof(struct retry_words, delay)},
+    {"error", FORM_TEXT, offsetof(struct retry_words, error)},
+};
+
+static const struct grammar job_option_grammar =
+    GRAMMAR("a job", "options", "{\"delay\":\"5m\"}", job_option_members);
+static const struct grammar job_grammar =
+    GRAMMAR("a job", "a job",
+            "{\"queue\":\"mail\",\"payload\":{\"to\":\"ann\"}}", job_members);
+static const struct grammar claim_grammar =
+    GRAMMAR("a claim", "options", "{\"n\":10,\"lease\":\"5m\"}", claim_members);
+static const struct grammar retry_grammar =
+    GRAMMAR("a retry", "options", "{\"delay\":\"5m\"}", retry_members);
+
+/* A grammar and the struct that its members are in. */
+struct part {
+  const struct grammar *grammar;
+  void *place;
 };
 
 /* A member under way. */
 struct reading {
   dibs_db *db;
-  struct parsed *parsed;
+  struct arena *arena;
   const char *name;
   struct json_slice value;
 };
+
+/* ------------------------------------------------------------------ values */
 
 static void value_fail(struct reading *reading, const char *allowed) {
   size_t shown = reading->value.size;
@@ -79,7 +125,7 @@ static void value_fail(struct reading *reading, const char *allowed) {
 
 static char *slice_copy(struct reading *reading, const char *data,
                         size_t size) {
-  char *copy = arena_copy(&reading->parsed->arena, data, size);
+  char *copy = arena_copy(reading->arena, data, size);
   if (!copy) handle_nomem(reading->db);
   return copy;
 }
@@ -184,8 +230,59 @@ static void text_set(struct reading *reading, const char **text) {
   if (!*text) value_fail(reading, "a string");
 }
 
+static size_t elements_count(const struct json_slice *array) {
+  size_t count = 0;
+  struct json_slice value;
+  struct json_walk walk = {array->data, array->data + array->size};
+  while (json_next_element(&walk, &value)) count++;
+  return count;
+}
+
+static void texts_set(struct reading *reading, struct texts *texts) {
+  struct reading element = *reading;
+  const struct json_slice *array = &reading->value;
+  struct json_walk walk = {array->data, array->data + array->size};
+  size_t count = *array->data == '[' ? elements_count(array) : 0, found = 0;
+  const char **items = arena_take(reading->arena, (count + 1) * sizeof *items);
+  if (!items) handle_nomem(reading->db);
+  while (found < count && items && json_next_element(&walk, &element.value)) {
+    items[found] = text_read(&element);
+    if (!items[found]) break;
+    found++;
+  }
+  if (!count || found < count)
+    value_fail(reading, "an array of strings, one at least");
+  *texts = (struct texts){items, found};
+}
+
 static void object_set(struct reading *reading, const char **text) {
   *text = slice_copy(reading, reading->value.data, reading->value.size);
+}
+
+static void payload_once(struct reading *reading, const dibs_payload *payload) {
+  if (payload->kind != DIBS_PAYLOAD_NONE)
+    handle_fail(reading->db, DIBS_INVALID,
+                "payload is given twice: give payload or payload_base64");
+}
+
+static void payload_set(struct reading *reading, dibs_payload *payload) {
+  payload_once(reading, payload);
+  const char *copy =
+      slice_copy(reading, reading->value.data, reading->value.size);
+  *payload = dibs_json_sized(copy, reading->value.size);
+}
+
+static void base64_set(struct reading *reading, dibs_payload *payload) {
+  size_t count = 0;
+  payload_once(reading, payload);
+  char *text = text_read(reading);
+  size_t size = text ? strlen(text) : 0;
+  unsigned char *bytes = arena_take(reading->arena, size / 4 * 3 + 3);
+  if (!bytes)
+    handle_nomem(reading->db);
+  else if (!text || !base64_decode(text, size, bytes, &count))
+    value_fail(reading, "a string in base64");
+  *payload = dibs_bytes(bytes, count);
 }
 
 static void form_read(struct reading *reading, enum form form, void *place) {
@@ -194,7 +291,10 @@ static void form_read(struct reading *reading, enum form form, void *place) {
                                          "reject"};
   switch (form) {
   case FORM_TEXT: text_set(reading, place); return;
+  case FORM_TEXTS: texts_set(reading, place); return;
   case FORM_OBJECT: object_set(reading, place); return;
+  case FORM_PAYLOAD: payload_set(reading, place); return;
+  case FORM_BASE64: base64_set(reading, place); return;
   case FORM_INTEGER:
     if (!integer_read(reading, place)) value_fail(reading, "an integer");
     return;
@@ -229,76 +329,76 @@ static void form_read(struct reading *reading, enum form form, void *place) {
   }
 }
 
-static bool option_read(struct reading *reading) {
-  dibs_job_options *options = &reading->parsed->options;
-  for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
-    if (strcmp(reading->name, members[i].name)) continue;
-    form_read(reading, members[i].form, (char *)options + members[i].offset);
+/* ----------------------------------------------------------------- objects */
+
+static bool member_read(struct reading *reading, const struct part *part) {
+  for (size_t i = 0; i < part->grammar->count; i++) {
+    const struct member *member = &part->grammar->members[i];
+    if (strcmp(reading->name, member->name)) continue;
+    form_read(reading, member->form, (char *)part->place + member->offset);
     return true;
   }
   return false;
 }
 
-static void payload_read(struct reading *reading) {
-  dibs_payload *payload = &reading->parsed->parsed.job.payload;
-  if (payload->kind != DIBS_PAYLOAD_NONE)
-    handle_fail(reading->db, DIBS_INVALID,
-                "payload is given twice: give payload or payload_base64");
-  const char *copy =
-      slice_copy(reading, reading->value.data, reading->value.size);
-  *payload = dibs_json_sized(copy, reading->value.size);
+/* The name of a member without its escapes. */
+static const char *name_read(struct reading *reading,
+                             const struct json_slice *key) {
+  struct reading name = *reading;
+  name.name = "a member's name";
+  name.value = (struct json_slice){key->data - 1, key->size + 2};
+  const char *text = text_read(&name);
+  if (!text) value_fail(&name, "the name of an option");
+  return text;
 }
 
-static void base64_read(struct reading *reading) {
-  size_t count = 0;
-  dibs_payload *payload = &reading->parsed->parsed.job.payload;
-  if (payload->kind != DIBS_PAYLOAD_NONE)
-    handle_fail(reading->db, DIBS_INVALID,
-                "payload is given twice: give payload or payload_base64");
-  char *text = text_read(reading);
-  size_t size = text ? strlen(text) : 0;
-  unsigned char *bytes = arena_take(&reading->parsed->arena, size / 4 * 3 + 3);
-  if (!bytes)
-    handle_nomem(reading->db);
-  else if (!text || !base64_decode(text, size, bytes, &count))
-    value_fail(reading, "a string in base64");
-  *payload = dibs_bytes(bytes, count);
-}
-
-static void member_read(struct reading *reading) {
-  if (!strcmp(reading->name, "queue"))
-    text_set(reading, &reading->parsed->parsed.job.queue);
-  else if (!strcmp(reading->name, "payload"))
-    payload_read(reading);
-  else if (!strcmp(reading->name, "payload_base64"))
-    base64_read(reading);
-  else if (!option_read(reading))
-    handle_fail(reading->db, DIBS_INVALID, "there is no option '%s' of a job",
-                reading->name);
-}
-
-static void object_read(dibs_db *db, struct parsed *parsed, const char *json,
-                        size_t size) {
+/* Read an object whose members are those of the parts. */
+static void object_read(dibs_db *db, struct arena *arena,
+                        struct json_slice json, const struct part *parts,
+                        size_t count) {
   struct json_slice key;
-  struct reading reading = {.db = db, .parsed = parsed};
-  struct json_walk walk = {json, json + size};
-  if (json_kind(json, size) != '{' || !json_valid(json, size)) {
-    handle_fail(db, DIBS_INVALID,
-                "a job must be a JSON object such as "
-                "{\"queue\":\"mail\",\"payload\":{\"to\":\"ann\"}}");
-    return;
-  }
+  struct reading reading = {.db = db, .arena = arena};
+  struct json_walk walk = {json.data, json.data + json.size};
+  const struct grammar *first = parts[0].grammar;
+  if (json_kind(json.data, json.size) != '{' ||
+      !json_valid(json.data, json.size))
+    handle_fail(db, DIBS_INVALID, "%s must be a JSON object such as %s",
+                first->subject, first->example);
   while (!db->status && json_next(&walk, &key, &reading.value)) {
-    struct json_slice value = reading.value;
-    reading.value = (struct json_slice){key.data - 1, key.size + 2};
-    reading.name = "a member's name";
-    const char *name = text_read(&reading);
-    if (!name) value_fail(&reading, "the name of a job option");
-    reading.name = name;
-    reading.value = value;
-    if (name) member_read(&reading);
+    bool found = false;
+    reading.name = name_read(&reading, &key);
+    for (size_t i = 0; i < count && reading.name && !found; i++)
+      found = member_read(&reading, &parts[i]);
+    if (!found)
+      handle_fail(db, DIBS_INVALID, "there is no option '%s' of %s",
+                  reading.name, first->what);
   }
 }
+
+void options_read_job(dibs_db *db, struct arena *arena, struct json_slice json,
+                      dibs_job_options *options) {
+  dibs_job_options_init(options);
+  object_read(db, arena, json, &(struct part){&job_option_grammar, options}, 1);
+}
+
+void options_read_claim(dibs_db *db, struct arena *arena,
+                        struct json_slice json, struct claim_words *words) {
+  object_read(db, arena, json, &(struct part){&claim_grammar, words}, 1);
+}
+
+void options_read_retry(dibs_db *db, struct arena *arena,
+                        struct json_slice json, struct retry_words *words) {
+  object_read(db, arena, json, &(struct part){&retry_grammar, words}, 1);
+}
+
+/* -------------------------------------------------------------------- jobs */
+
+/* What is read, with the memory behind it. */
+struct parsed {
+  dibs_parsed_job parsed;
+  dibs_job_options options;
+  struct arena arena;
+};
 
 int dibs_parse_job(dibs_db *db, const char *json, size_t size,
                    dibs_parsed_job **out) {
@@ -308,9 +408,11 @@ int dibs_parse_job(dibs_db *db, const char *json, size_t size,
   if (!handle_enter(db, &status)) return status;
   struct parsed *parsed = calloc(1, sizeof *parsed);
   if (parsed) {
+    const struct part parts[] = {{&job_grammar, &parsed->parsed.job},
+                                 {&job_option_grammar, &parsed->options}};
     dibs_job_options_init(&parsed->options);
     parsed->parsed.job.options = &parsed->options;
-    object_read(db, parsed, json, size);
+    object_read(db, &parsed->arena, (struct json_slice){json, size}, parts, 2);
   } else {
     handle_nomem(db);
   }
