@@ -152,6 +152,18 @@ static int table_rowid(sqlite3_vtab_cursor *cursor, sqlite3_int64 *rowid) {
   return SQLITE_OK;
 }
 
+/* Why a statement on one of them cannot be had. */
+static void table_fail(dibs_db *db, int code) {
+  SQLITE_LIBRARY(db);
+  if (code == SQLITE_ERROR)
+    handle_fail(db, DIBS_MISUSE,
+                "the connection refuses a virtual table that dibs needs (%s): "
+                "see its authorizer",
+                sqlite3_errmsg(db->sqlite));
+  else
+    sql_fail(db, code);
+}
+
 /* ------------------------------------------------------------- signal table */
 
 static struct attached *table_attached(sqlite3_vtab *base) {
@@ -269,7 +281,7 @@ void attached_signal(dibs_db *db) {
     int code =
         sqlite3_prepare_v3(db->sqlite, text, -1, SQLITE_PREPARE_PERSISTENT,
                            &attached->signal, NULL);
-    if (code) sql_fail(db, code);
+    if (code) table_fail(db, code);
   }
   if (db->status) return;
   sqlite3_step(attached->signal);
@@ -318,7 +330,7 @@ static void keeper_connect(dibs_db *db) {
   int code = sqlite3_prepare_v2(db->sqlite, text, -1, &statement, NULL);
   sqlite3_finalize(statement);
   if (code)
-    sql_fail(db, code);
+    table_fail(db, code);
   else
     db->attached->kept = true;
   sql_prepare(db);

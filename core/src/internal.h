@@ -494,6 +494,8 @@ struct dibs_db {
   bool writing;              /* within a write transaction */
   enum mode mode;            /* of the transaction under way */
   int changes;               /* total_changes() of SQLite when it began */
+  bool whole;                /* it goes on until sql_whole_end() */
+  sqlite3_stmt *writer;      /* of a host's: the last that wrote in it */
   struct attached *attached; /* NULL: the connection is our own */
   bool self_blocked; /* the lock is this thread's, by another connection */
   uint64_t random;   /* state of random_next() */

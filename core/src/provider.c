@@ -33,6 +33,7 @@ struct dibs_provider {
   X(bind_text64)                                                               \
   X(busy_handler)                                                              \
   X(changes)                                                                   \
+  X(clear_bindings)                                                            \
   X(close_v2)                                                                  \
   X(column_blob)                                                               \
   X(column_bytes)                                                              \
@@ -75,6 +76,7 @@ struct dibs_provider {
   X(result_text64)                                                             \
   X(set_last_insert_rowid)                                                     \
   X(step)                                                                      \
+  X(stmt_readonly)                                                             \
   X(system_errno)                                                              \
   X(total_changes)                                                             \
   X(txn_state)                                                                 \

@@ -143,7 +143,7 @@ void sql_fail(dibs_db *db, int code) {
                 "the dibs tables of %s contradict each other "
                 "(%s): restore a backup",
                 db->path, text);
-  else if (primary == SQLITE_AUTH)
+  else if (primary == SQLITE_AUTH || !strncmp(text, "not authorized", 14))
     handle_fail(db, DIBS_MISUSE,
                 "the connection's authorizer forbids what dibs does (%s): "
                 "allow it for tables whose names begin with dibs_",
@@ -245,7 +245,10 @@ bool sql_next(dibs_db *db, sqlite3_stmt *statement) {
   SQLITE_LIBRARY(db);
   int code = sqlite3_step(statement);
   if (code == SQLITE_ROW) return true;
-  if (code != SQLITE_DONE) sql_fail(db, sqlite3_extended_errcode(db->sqlite));
+  if (code != SQLITE_DONE)
+    sql_fail(db, sqlite3_extended_errcode(db->sqlite));
+  else if (db->attached && !sqlite3_stmt_readonly(statement))
+    db->writer = statement;
   sqlite3_reset(statement);
   return false;
 }

@@ -33,33 +33,50 @@
 #include <sqlite3ext.h>
 #include <string.h>
 
-static void rollback_own(dibs_db *db) {
+#define ROLLBACK_TRIES 10
+
+/* The host has interrupted its connection: no statement runs until the host's
+** have ended, no rollback either. But one that writes, when it is interrupted,
+** makes SQLite roll everything back. It must be one that has just run, which need
+** not be prepared anew. Should the interrupt be over, what it does is rolled back
+** next; what was bound to it may be gone. */
+static void interrupted_abort(dibs_db *db) {
   SQLITE_LIBRARY(db);
-  /* Some failures (a full disk, an I/O error) roll back by themselves. The
-  ** statement was prepared at the opening: without memory it could not be. */
-  if (sqlite3_get_autocommit(db->sqlite)) return;
-  sqlite3_step(db->statements[SQL_ROLLBACK]);
-  sqlite3_reset(db->statements[SQL_ROLLBACK]);
+  if (!db->writer) return;
+  sqlite3_clear_bindings(db->writer);
+  sqlite3_step(db->writer);
+  sqlite3_reset(db->writer);
 }
 
-/* As above, such a failure may have ended the host's transaction. */
-static void rollback_savepoint(dibs_db *db) {
+/* These statements were prepared at the opening: without memory they could not
+** be. */
+static void rollback_run(dibs_db *db, enum sql sql) {
   SQLITE_LIBRARY(db);
-  if (sqlite3_get_autocommit(db->sqlite)) return;
-  sqlite3_step(db->statements[SQL_ROLLBACK_TO]);
-  sqlite3_reset(db->statements[SQL_ROLLBACK_TO]);
-  sqlite3_step(db->statements[SQL_RELEASE]);
-  sqlite3_reset(db->statements[SQL_RELEASE]);
+  for (int i = 0; i < ROLLBACK_TRIES; i++) {
+    if (sqlite3_get_autocommit(db->sqlite)) return;
+    int code = sqlite3_step(db->statements[sql]);
+    sqlite3_reset(db->statements[sql]);
+    if (code != SQLITE_INTERRUPT || !db->attached) return;
+    interrupted_abort(db);
+  }
+}
+
+/* Some failures (a full disk, an I/O error) have rolled back by themselves. */
+static void rollback_own(dibs_db *db) {
+  rollback_run(db, SQL_ROLLBACK);
+}
+
+/* Such a failure may have ended the host's transaction. */
+static void rollback_savepoint(dibs_db *db) {
+  rollback_run(db, SQL_ROLLBACK_TO);
+  rollback_run(db, SQL_RELEASE);
 }
 
 /* Without a transaction of the host's, the outer statement is one. */
 static void rollback_bare(dibs_db *db) {
   SQLITE_LIBRARY(db);
-  if (sqlite3_get_autocommit(db->sqlite) ||
-      sqlite3_total_changes(db->sqlite) == db->changes)
-    return;
-  sqlite3_step(db->statements[SQL_ROLLBACK]);
-  sqlite3_reset(db->statements[SQL_ROLLBACK]);
+  if (sqlite3_total_changes(db->sqlite) != db->changes)
+    rollback_run(db, SQL_ROLLBACK);
 }
 
 static void rollback(dibs_db *db) {
@@ -98,6 +115,7 @@ static void savepoint_begin(dibs_db *db) {
 static void attached_begin(dibs_db *db, enum sql begin) {
   SQLITE_LIBRARY(db);
   cache_forget(db);
+  db->writer = NULL;
   if (!sqlite3_get_autocommit(db->sqlite)) {
     savepoint_begin(db);
   } else if (sqlite3_txn_state(db->sqlite, NULL) == SQLITE_TXN_WRITE) {
@@ -117,7 +135,10 @@ static void host_lock_take(dibs_db *db) {
     sql_run(db, SQL_LOCK, SQL_NONE);
 }
 
+/* When the tables have just been made, all statements are to be prepared anew but
+** this one. */
 static void attached_commit(dibs_db *db) {
+  if (db->writing && !db->schema) sql_run(db, SQL_LOCK, SQL_NONE);
   if (db->mode != MODE_OWN) attached_signal(db);
   if (db->mode == MODE_OWN)
     sql_run(db, SQL_COMMIT, SQL_NONE);

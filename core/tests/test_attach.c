@@ -311,6 +311,75 @@ static void a_failure_within_a_statement_leaves_nothing(void **state) {
   host_close(&h);
 }
 
+static int left; /* until the interrupt; 0: none */
+
+static int interrupt_in_time(unsigned what, void *context, void *statement,
+                             void *text) {
+  (void)what;
+  (void)statement;
+  (void)text;
+  if (left && --left == 0) sqlite3_interrupt(context);
+  return 0;
+}
+
+static int stop_in_time(void *context) {
+  (void)context;
+  return left && --left == 0;
+}
+
+static const char *const interrupted[] = {
+    "SELECT put()", "BEGIN; INSERT INTO t VALUES (1); SELECT put(); COMMIT",
+    "INSERT INTO t VALUES (put())"};
+
+/* Whole or not at all, with an interrupt at each n-th step. How many there
+** were. */
+static int interrupt_each(fixture *f, host *h, const char *sql, int stride) {
+  for (int n = 1, count = 0;; n += stride, count++) {
+    left = n;
+    sqlite3_exec(h->sqlite, sql, NULL, NULL, NULL);
+    int over = left != 0;
+    left = 0;
+    if (over) return count;
+    if (!sqlite3_get_autocommit(h->sqlite)) run(h->sqlite, "COMMIT");
+    expect_int(raw_int(f, "SELECT count(*) - (SELECT count(*) FROM dibs_ready)"
+                          " FROM dibs_job"),
+               0);
+    expect_int(raw_int(f, "SELECT count(*) - (SELECT max(id) > 0 FROM dibs_job)"
+                          " FROM dibs_queue HAVING count(*)"),
+               jobs(f) ? 0 : -1);
+    raw_run(f, "DELETE FROM dibs_job; DELETE FROM dibs_ready;"
+               "DELETE FROM dibs_queue; DELETE FROM t");
+  }
+}
+
+/* The rollback is interrupted, too. */
+static void an_interrupt_leaves_nothing_half_done(void **state) {
+  fixture *f = *state;
+  int count = 0;
+  host h = host_open(f, DIBS_CREATE);
+  functions_make(&h);
+  run(h.sqlite, "CREATE TABLE t(x)");
+  sqlite3_trace_v2(h.sqlite, SQLITE_TRACE_STMT, interrupt_in_time, h.sqlite);
+  for (size_t i = 0; i < COUNT(interrupted); i++)
+    count += interrupt_each(f, &h, interrupted[i], 1);
+  expect_true(count > 15);
+  host_close(&h);
+}
+
+/* The statement under way only, wherever it is. */
+static void a_progress_handler_leaves_nothing_half_done(void **state) {
+  fixture *f = *state;
+  int count = 0;
+  host h = host_open(f, DIBS_CREATE);
+  functions_make(&h);
+  run(h.sqlite, "CREATE TABLE t(x)");
+  sqlite3_progress_handler(h.sqlite, 1, stop_in_time, NULL);
+  for (size_t i = 0; i < COUNT(interrupted); i++)
+    count += interrupt_each(f, &h, interrupted[i], 1 + slowness());
+  expect_true(count > 100 / slowness());
+  host_close(&h);
+}
+
 /* ---- Tables that come and go ------------------------------------------------ */
 
 static void tables_that_were_rolled_back_are_made_again(void **state) {
@@ -406,6 +475,8 @@ int main(void) {
       TEST_CLOSED(a_thread_that_blocks_itself_is_told_so),
       TEST_CLOSED(within_a_statement_that_writes_elsewhere),
       TEST_CLOSED(a_failure_within_a_statement_leaves_nothing),
+      TEST_CLOSED(an_interrupt_leaves_nothing_half_done),
+      TEST_CLOSED(a_progress_handler_leaves_nothing_half_done),
       TEST_CLOSED(tables_that_were_rolled_back_are_made_again),
       TEST_CLOSED(no_sidecar_is_made_beside_a_file_without_tables),
       TEST_CLOSED(a_close_that_is_refused_does_no_harm),
