@@ -62,10 +62,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Define it as nothing to export nothing. */
+#ifndef DIBS_API
 #if defined(__GNUC__)
 #define DIBS_API __attribute__((visibility("default")))
 #else
 #define DIBS_API
+#endif
 #endif
 
 #ifdef __cplusplus
@@ -1158,6 +1161,24 @@ typedef struct dibs_finding_list {
 DIBS_API int dibs_doctor(dibs_db *db, int thorough,
                          dibs_finding_list **findings);
 DIBS_API void dibs_finding_list_free(dibs_finding_list *findings);
+
+/* ------------------------------------------------------------------------ */
+/* SQL functions                                                            */
+/* ------------------------------------------------------------------------ */
+
+/*
+** Register the SQL functions on a connection: dibs_enqueue() and the others that
+** core/extension/README.md describes. It has the form of an extension's entry
+** point, to be called by one, or to be given to sqlite3_auto_extension(), `api`
+** being the table of the connection's library. Creates no tables and reads none;
+** may be called again, and beside other copies of this library: the functions of
+** the last one are in effect.
+**
+** Returns SQLite's codes: 0 on success, else *message (may be NULL) is a text to
+** free with sqlite3_free(). SQLITE_ERROR when the library cannot be used.
+*/
+DIBS_API int dibs_extension_init(struct sqlite3 *connection, char **message,
+                                 const struct sqlite3_api_routines *api);
 
 #ifdef __cplusplus
 }

@@ -98,7 +98,7 @@ bool handle_enter(dibs_db *db, int *status) {
 }
 
 int handle_leave(dibs_db *db) {
-  log_flush(db);
+  if (!db->whole) log_flush(db);
   int status = db->status;
   if (db->attached)
     attached_leave(db);

@@ -30,8 +30,9 @@
 **     job       jobs as they are read
 **
 ** above which stand the public operations: enqueue, share, claim, settle, engine, look,
-** admin, doctor. Nothing but sql, checkpoint, transaction, conflict, provider,
-** attach, handle and extension knows SQLite.
+** admin, doctor; and above these the extension, which gives them to SQL. Nothing
+** but sql, checkpoint, transaction, conflict, provider, attach, handle and
+** extension knows SQLite.
 **
 ** Errors are carried on the handle. A helper that takes a handle does nothing
 ** once db->status is set, so a sequence of steps needs no test between them;
@@ -614,6 +615,12 @@ void sql_begin_read(dibs_db *db);
 
 /* Commit, or roll back when db->status is set (or gets set by committing). */
 void sql_end(dibs_db *db);
+
+/* Make the operations between the two calls one, which happens whole or, when it
+** is not `good`, not at all. Both give a status; the second must follow if the
+** first gave DIBS_OK. Only on a handle that nobody else uses meanwhile. */
+int sql_whole_begin(dibs_db *db);
+int sql_whole_end(dibs_db *db, bool good);
 
 /* ---------------------------------------------------------------- conflict */
 

@@ -70,9 +70,11 @@ struct dibs_provider {
   X(result_blob64)                                                             \
   X(result_double)                                                             \
   X(result_error)                                                              \
+  X(result_error_code)                                                         \
   X(result_error_nomem)                                                        \
   X(result_int64)                                                              \
   X(result_null)                                                               \
+  X(result_subtype)                                                            \
   X(result_text64)                                                             \
   X(set_last_insert_rowid)                                                     \
   X(step)                                                                      \
@@ -87,6 +89,7 @@ struct dibs_provider {
   X(value_double)                                                              \
   X(value_text)                                                                \
   X(value_type)                                                                \
+  X(vfs_find)                                                                  \
   X(vtab_config)                                                               \
   X(wal_hook)
 

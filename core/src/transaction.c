@@ -166,6 +166,7 @@ static void transaction_begin(dibs_db *db, enum sql begin) {
 
 void sql_begin_write(dibs_db *db) {
   bool good = !db->status;
+  if (db->whole) return;
   transaction_begin(db, SQL_BEGIN_IMMEDIATE);
   if (db->attached && good) host_lock_take(db);
   if (db->status) return;
@@ -174,6 +175,7 @@ void sql_begin_write(dibs_db *db) {
 }
 
 void sql_begin_read(dibs_db *db) {
+  if (db->whole) return;
   transaction_begin(db, SQL_BEGIN);
 }
 
@@ -185,6 +187,7 @@ static void transaction_commit(dibs_db *db) {
 }
 
 void sql_end(dibs_db *db) {
+  if (db->whole) return;
   transaction_commit(db);
   if (db->status) {
     rollback(db);
@@ -200,4 +203,31 @@ void sql_end(dibs_db *db) {
   db->mode = MODE_NONE;
   db->writing = false;
   if (!db->status && !db->attached) wal_committed(db);
+}
+
+/* ------------------------------------------------------ several operations */
+
+int sql_whole_begin(dibs_db *db) {
+  int status;
+  if (!handle_enter(db, &status)) return status;
+  sql_begin_write(db);
+  if (db->status)
+    sql_end(db);
+  else
+    db->whole = true;
+  return handle_leave(db);
+}
+
+/* The handle is entered whatever became of the operations, be it that the tables
+** are gone. */
+int sql_whole_end(dibs_db *db, bool good) {
+  int status = DIBS_OK;
+  if (db->attached && !attached_enter(db, &status)) return status;
+  if (!db->attached) pthread_mutex_lock(&db->mutex);
+  handle_clear(db);
+  db->whole = false;
+  if (!good) handle_fail(db, DIBS_INTERRUPTED, "an operation failed");
+  sql_end(db);
+  status = handle_leave(db);
+  return good ? status : DIBS_OK;
 }
