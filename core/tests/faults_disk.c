@@ -12,13 +12,14 @@
 enum { CALL_READ, CALL_WRITE, CALL_SYNC, CALL_OTHER };
 
 static struct {
-  int armed;
-  int forever;
-  int failed;
-  enum disk_fault fault;
-  int64_t calls;
-  int64_t fail_at;
-  int64_t quota; /* bytes that files may still grow by; negative: no limit */
+  _Atomic int armed;
+  _Atomic int forever;
+  _Atomic int failed;
+  _Atomic enum disk_fault fault;
+  _Atomic int64_t calls;
+  _Atomic int64_t fail_at;
+  _Atomic int64_t
+      quota; /* bytes by which files may still grow; negative: any */
 } disk = {.quota = -1};
 
 /* Whether the armed fault concerns such calls. */
@@ -32,11 +33,12 @@ static int concerns(int call) {
   return 1;
 }
 
+/* Any thread asks. */
 static int must_fail(int call) {
   if (!disk.armed || !concerns(call)) return 0;
-  disk.calls++;
-  if (disk.calls < disk.fail_at) return 0;
-  if (disk.calls > disk.fail_at && !disk.forever) return 0;
+  int64_t number = ++disk.calls;
+  if (number < disk.fail_at) return 0;
+  if (number > disk.fail_at && !disk.forever) return 0;
   disk.failed = 1;
   return 1;
 }

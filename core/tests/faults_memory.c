@@ -10,7 +10,6 @@
 
 #include <sqlite3.h>
 #include <stdlib.h>
-#include <string.h>
 
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
@@ -24,21 +23,19 @@ char *__wrap_strdup(const char *string);
 char *__wrap_strndup(const char *string, size_t size);
 
 static struct {
-  int armed;
-  int forever;
-  int failed;
-  int64_t calls;
-  int64_t fail_at;
+  _Atomic int armed;
+  _Atomic int forever;
+  _Atomic int failed;
+  _Atomic int64_t calls;
+  _Atomic int64_t fail_at;
 } memory_fault;
 
-/* Whether this allocation is to fail. */
+/* Whether this allocation is to fail. Any thread asks. */
 static int must_fail(void) {
   if (!memory_fault.armed) return 0;
-  memory_fault.calls++;
-  if (memory_fault.calls < memory_fault.fail_at) return 0;
-  if (memory_fault.calls > memory_fault.fail_at && !memory_fault.forever) {
-    return 0;
-  }
+  int64_t call = ++memory_fault.calls;
+  if (call < memory_fault.fail_at) return 0;
+  if (call > memory_fault.fail_at && !memory_fault.forever) return 0;
   memory_fault.failed = 1;
   return 1;
 }
@@ -86,7 +83,8 @@ void faults_memory_install(void) {
 }
 
 void faults_memory_arm(int64_t n, int forever) {
-  memset(&memory_fault, 0, sizeof memory_fault);
+  memory_fault.calls = 0;
+  memory_fault.failed = 0;
   memory_fault.fail_at = n;
   memory_fault.forever = forever;
   memory_fault.armed = 1;
