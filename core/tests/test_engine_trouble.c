@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT */
+/*
+** test_engine_trouble.c: what may befall an engine: leases that are kept or
+** lost, flags, stopping, forks, and a database that goes away and comes back.
+**
+** Called with arguments the executable is a helper process.
+*/
+#include "engines.h"
+#include "faults.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+
+/* ---- Leases ---------------------------------------------------------------- */
+
+static int64_t short_lease(void) {
+  return 100 * (slowness() > 1 ? 4 : 1);
+}
+
+/* Notes how long threads of this machine have to wait for their turn. A lease
+** ends, and rightly so, while the machine stands still for longer. */
+typedef struct stall {
+  _Atomic int stop;
+  _Atomic int64_t longest;
+  pthread_t thread;
+} stall;
+
+static void *stall_main(void *context) {
+  stall *s = context;
+  int64_t last = milliseconds();
+  while (!s->stop) {
+    usleep(2000);
+    int64_t now = milliseconds();
+    if (now - last > s->longest) s->longest = now - last;
+    last = now;
+  }
+  return NULL;
+}
+
+static void stall_start(stall *s) {
+  s->stop = 0;
+  s->longest = 0;
+  expect_int(pthread_create(&s->thread, NULL, stall_main, s), 0);
+}
+
+static int64_t stall_end(stall *s) {
+  s->stop = 1;
+  pthread_join(s->thread, NULL);
+  return s->longest;
+}
+
+/* A handler that works for ten leases, a second engine that waits for its job,
+** and perhaps somebody who holds the write lock for so many leases. True when the
+** job stayed where it was. */
+static int keep_job(fixture *f, const dibs_open_options *open, int64_t locked) {
+  int64_t lease = short_lease();
+  dibs_open_options open_other = system_options();
+  dibs_engine_options options = engine_options(1);
+  options.lease = lease;
+  dibs_engine *engine = start_with(f, open, &options);
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  expect_int(run->job->id, id);
+  open_other.wake = open->wake;
+  dibs_engine *other = start_with(f, &open_other, &options);
+  call waiter = {.run = NULL};
+  call_start(&waiter, call_next, other, DIBS_FOREVER);
+  int64_t end = milliseconds() + 10 * lease;
+  if (locked) {
+    sqlite3 *locker = lock_writes(f);
+    usleep((useconds_t)(locked * lease * 1000));
+    unlock_writes(locker);
+    end = milliseconds() + 5 * lease;
+  }
+  while (milliseconds() < end && !waiter.done) usleep(1000);
+  int kept = !waiter.done && dibs_run_flags(run) == 0;
+  int status = settle(engine, run, DIBS_ACK);
+  if (status != DIBS_OK) kept = 0;
+  /* The other gets the next, so it was waiting. */
+  if (!waiter.done) id = put(f, "q", "1");
+  expect_int(call_end(&waiter), DIBS_OK);
+  expect_int(waiter.id, id);
+  settle(other, waiter.run, DIBS_ACK);
+  stop_and_close(engine);
+  stop_and_close(other);
+  return kept;
+}
+
+static int keep_simply(fixture *f) {
+  dibs_open_options open = system_options();
+  return keep_job(f, &open, 0);
+}
+
+static int keep_portably(fixture *f) {
+  dibs_open_options open = system_options();
+  open.wake = DIBS_WAKE_PORTABLE;
+  return keep_job(f, &open, 0);
+}
+
+/* When the machine stood still for the length of a lease, try again. */
+static void keep_trying(fixture *f, int (*keep)(fixture *)) {
+  for (int tries = 0; tries < 20; tries++) {
+    stall s;
+    stall_start(&s);
+    int kept = keep(f);
+    int64_t stood = stall_end(&s);
+    if (kept) return;
+    print_message("not kept; the machine stood still for %d ms\n", (int)stood);
+    expect_true(stood >= short_lease() / 3);
+  }
+  fail_msg("not kept, twenty times");
+}
+
+static void a_handler_that_blocks_keeps_its_job(void **state) {
+  keep_trying(*state, keep_simply);
+}
+
+static void a_handler_keeps_its_job_without_a_sidecar(void **state) {
+  keep_trying(*state, keep_portably);
+}
+
+/* Its heart beats, so the job is its own, though its lease is over. */
+static void a_lease_that_ended_by_the_clock_can_be_settled(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  dibs_engine *engine = start_driven(f, &options);
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  sqlite3 *locker = lock_writes(f);
+  f->now += HOUR;
+  call c = {.run = run, .action = DIBS_ACK};
+  call_start(&c, call_settle, engine, 0);
+  usleep(2000);
+  unlock_writes(locker);
+  expect_int(call_end(&c), DIBS_OK);
+  expect_gone(f, id);
+  stop_and_close(engine);
+}
+
+/* ---- Flags ----------------------------------------------------------------- */
+
+static void a_lease_that_is_anothers_is_told(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(1, &t);
+  options.lease = 60;
+  dibs_engine *engine = start(f, &options);
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  /* As if it had been claimed anew. */
+  raw_run(f, "UPDATE dibs_leased SET token = token + 1, until = until + %lld",
+          (long long)DAY);
+  expect_int(dibs_run_wait(run, 0, LONG), DIBS_OK);
+  expect_int(dibs_run_flags(run), DIBS_RUN_LOST);
+  eventually(t.flagged == 1);
+  expect_int(settle(engine, run, DIBS_ACK), DIBS_LOST);
+  expect_state(f, id, DIBS_RUNNING);
+  stop_and_close(engine);
+}
+
+static void a_job_out_of_time_is_told(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(2, &t);
+  dibs_job_options job = no_options();
+  dibs_engine *engine = start(f, &options);
+  job.timeout = 20;
+  int64_t id = put_with(f, "q", "1", &job);
+  put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  dibs_run *other = take_run(engine);
+  int64_t before = milliseconds();
+  expect_int(dibs_run_wait(run, 0, LONG), DIBS_OK);
+  expect_true(milliseconds() - before >= 15);
+  expect_int(dibs_run_flags(run), DIBS_RUN_TIMED_OUT);
+  expect_int(dibs_run_flags(other), 0);
+  eventually(t.flagged == 1);
+  /* That is all: what follows from it is the handler's affair. */
+  expect_state(f, id, DIBS_RUNNING);
+  expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  expect_int(settle(engine, other, DIBS_ACK), DIBS_OK);
+  expect_int(t.flagged, 1);
+  stop_and_close(engine);
+}
+
+static void a_wait_for_flags_knows_what_is_known(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  dibs_job_options job = no_options();
+  dibs_engine *engine = start(f, &options);
+  job.timeout = 1;
+  int64_t id = put_with(f, "q", "1", &job);
+  dibs_run *run = take_run(engine);
+  expect_int(dibs_run_wait(run, 0, LONG), DIBS_OK);
+  expect_int(dibs_run_wait(run, 0, 0), DIBS_OK);
+  expect_int(dibs_run_wait(run, DIBS_RUN_TIMED_OUT, 0), DIBS_EMPTY);
+  int64_t before = milliseconds();
+  expect_int(dibs_run_wait(run, DIBS_RUN_TIMED_OUT, 20), DIBS_EMPTY);
+  expect_true(milliseconds() - before >= 20);
+  expect_ok(f->db, dibs_cancel(f->db, &id, 1, NULL, NULL));
+  expect_int(dibs_run_wait(run, DIBS_RUN_TIMED_OUT, LONG), DIBS_OK);
+  expect_int(dibs_run_flags(run),
+             DIBS_RUN_TIMED_OUT | DIBS_RUN_LOST | DIBS_RUN_CANCELLED);
+  stop_and_close(engine);
+}
+
+/* ---- Stopping -------------------------------------------------------------- */
+
+static void running_jobs_finish_within_the_grace(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(2, &t);
+  dibs_engine *engine = start(f, &options);
+  fill(f, 3);
+  dibs_run *one = take_run(engine);
+  dibs_run *two = take_run(engine);
+  call stopper = {.run = NULL};
+  call_start(&stopper, call_stop, engine, DIBS_FOREVER);
+  expect_int(dibs_run_wait(one, 0, LONG), DIBS_OK);
+  expect_int(dibs_run_flags(one), DIBS_RUN_STOPPING);
+  expect_int(dibs_run_flags(two), DIBS_RUN_STOPPING);
+  eventually(t.flagged == 1);
+  expect_int(finish(engine, one, DIBS_ACK), DIBS_OK);
+  eventually(t.settled == 1);
+  expect_int(stopper.done, 0);
+  expect_int(settle(engine, two, DIBS_FAIL), DIBS_OK);
+  expect_int(call_end(&stopper), DIBS_OK);
+  expect_int(stopper.released, 0);
+  expect_gone(f, 1);
+  expect_state(f, 2, DIBS_DEAD);
+  expect_state(f, 3, DIBS_READY);
+  stop_and_close(engine);
+}
+
+static void a_close_gives_everything_back(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(4);
+  dibs_engine *engine = start(f, &options);
+  fill(f, 6);
+  take_run(engine);
+  dibs_run *run = take_run(engine);
+  expect_int(finish(engine, run, DIBS_ACK), DIBS_OK);
+  take_run(engine);
+  stop_and_close(engine);
+  expect_gone(f, 2);
+  expect_int(counts(f, "q").ready, 5);
+  expect_int(raw_int(f, "SELECT max(attempt) FROM dibs_ready"), 0);
+  /* One that did nothing, and one that was stopped. */
+  stop_and_close(start(f, &options));
+  engine = start(f, &options);
+  expect_engine(engine, dibs_engine_stop(engine, 0, NULL), DIBS_OK);
+  stop_and_close(engine);
+}
+
+/* ---- Several engines, and forks -------------------------------------------- */
+
+static void several_engines_share_a_file(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(2);
+  dibs_engine *engines[3];
+  crew crews[3];
+  pthread_t threads[9];
+  int jobs = 600 / slowness();
+  _Atomic int *begun = calloc((size_t)jobs + 1, sizeof *begun);
+  memset(crews, 0, sizeof crews);
+  for (int i = 0; i < 3; i++) {
+    engines[i] = start(f, &options);
+    crews[i].engine = engines[i];
+    crews[i].jobs = jobs;
+    crews[i].begun = begun;
+  }
+  for (int i = 0; i < 9; i++) {
+    pthread_create(&threads[i], NULL, crew_member, &crews[i % 3]);
+  }
+  for (int i = 0; i < jobs; i++) put(f, "q", "1");
+  eventually(crews[0].finished + crews[1].finished + crews[2].finished == jobs);
+  for (int i = 0; i < 3; i++) {
+    expect_engine(engines[i], dibs_engine_stop(engines[i], 0, NULL), DIBS_OK);
+  }
+  for (int i = 0; i < 9; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < 3; i++) {
+    expect_int(crews[i].wrong, 0);
+    expect_true(crews[i].most <= 2);
+    stop_and_close(engines[i]);
+  }
+  free(begun);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
+}
+
+static void engines_of_several_files_are_apart(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  dibs_open_options open = system_options();
+  char path[160];
+  dibs_db *db = NULL;
+  dibs_engine *other = NULL;
+  int64_t id = 0;
+  snprintf(path, sizeof path, "%s/other.db", f->folder);
+  expect_ok(db, dibs_open(path, &open, &db));
+  dibs_engine *engine = start(f, &options);
+  expect_int(dibs_engine_open(path, &open, &options, &other), DIBS_OK);
+  expect_ok(db, dibs_enqueue(db, "q", dibs_json("\"other\""), NULL, &id));
+  expect_no_job(engine);
+  int64_t ours = put(f, "q", "\"ours\"");
+  dibs_run *run = take_run(engine);
+  dibs_run *theirs = take_run(other);
+  expect_text((const char *)run->job->payload.data, "\"ours\"");
+  expect_text((const char *)theirs->job->payload.data, "\"other\"");
+  expect_int(run->job->id, theirs->job->id);
+  expect_ok(db, dibs_cancel(db, &id, 1, NULL, NULL));
+  expect_int(dibs_run_wait(theirs, 0, LONG), DIBS_OK);
+  expect_int(dibs_run_flags(run), 0);
+  expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  expect_int(settle(other, theirs, DIBS_ACK), DIBS_LOST);
+  expect_gone(f, ours);
+  stop_and_close(engine);
+  stop_and_close(other);
+  expect_int(dibs_close(db), DIBS_OK);
+}
+
+/* ---- Helper processes ------------------------------------------------------ */
+
+static int help_cancel(const char *path, int64_t id) {
+  dibs_open_options open = system_options();
+  dibs_db *db = NULL;
+  if (dibs_open(path, &open, &db) != DIBS_OK) return 3;
+  if (dibs_cancel(db, &id, 1, NULL, NULL) != DIBS_OK) return 4;
+  return dibs_close(db);
+}
+
+/* Whether there is a job to be had within the time: 0 when there is none. */
+static int help_steal(const char *path, int64_t wait) {
+  dibs_open_options open = system_options();
+  dibs_engine_options options = engine_options(1);
+  dibs_engine *engine = NULL;
+  dibs_run *run = NULL;
+  if (dibs_engine_open(path, &open, &options, &engine) != DIBS_OK) return 3;
+  int status = dibs_engine_next(engine, wait, &run);
+  if (run && settle(engine, run, DIBS_ACK) != DIBS_OK) return 4;
+  if (dibs_engine_close(engine) != DIBS_OK) return 5;
+  return status == DIBS_EMPTY ? 0 : status == DIBS_OK ? 1 : 6;
+}
+
+static int help(char **arguments) {
+  int64_t number = strtoll(arguments[3], NULL, 10);
+  if (!strcmp(arguments[1], "cancel")) return help_cancel(arguments[2], number);
+  if (!strcmp(arguments[1], "steal")) return help_steal(arguments[2], number);
+  return 2;
+}
+
+int main(int count, char **arguments) {
+  const struct CMUnitTest tests[] = {
+      TEST_SYSTEM(a_handler_that_blocks_keeps_its_job),
+      TEST_SYSTEM(a_handler_keeps_its_job_without_a_sidecar),
+      TEST(a_lease_that_ended_by_the_clock_can_be_settled),
+      TEST_SYSTEM(a_lease_that_is_anothers_is_told),
+      TEST_SYSTEM(a_job_out_of_time_is_told),
+      TEST_SYSTEM(a_wait_for_flags_knows_what_is_known),
+      TEST_SYSTEM(running_jobs_finish_within_the_grace),
+      TEST_SYSTEM(a_close_gives_everything_back),
+      TEST_SYSTEM(several_engines_share_a_file),
+      TEST_SYSTEM(engines_of_several_files_are_apart),
+  };
+  if (count == 4) return help(arguments);
+  faults_disk_install();
+  watch_statements();
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
