@@ -93,9 +93,10 @@ struct dibs_engine {
   pthread_t waiter;
   bool keeper_runs;
   bool waiter_runs;
-  _Atomic int64_t beat;   /* ms since boot: the last */
-  _Atomic unsigned epoch; /* counts pauses that were longer than the lease */
-  _Atomic uint32_t word;  /* in place of a mail word */
+  _Atomic int64_t beat;    /* ms since boot: the last */
+  _Atomic unsigned epoch;  /* counts pauses that were longer than the lease */
+  _Atomic uint32_t word;   /* in place of a mail word */
+  pthread_mutex_t telling; /* held during callbacks; never with the mutex */
 
   pthread_mutex_t mutex; /* for all that follows */
   pthread_cond_t jobs;   /* there may be something for next() */
@@ -418,7 +419,9 @@ static void trouble_say(const dibs_engine *engine, const char *event,
                : status_passes(status) ? DIBS_LEVEL_WARNING
                                        : DIBS_LEVEL_ERROR;
   said.message = status ? message : "the database can be used again";
+  pthread_mutex_lock(&engine->db->mutex); /* no two at a time */
   engine->db->log(engine->db->log_context, &said);
+  pthread_mutex_unlock(&engine->db->mutex);
 }
 
 static bool engine_rests(const dibs_engine *engine) {
@@ -430,9 +433,19 @@ static bool engine_rests(const dibs_engine *engine) {
 /* Without the mutex. */
 static void settled_tell(dibs_engine *engine, struct turn *turn) {
   if (!engine->settled_callback) return;
+  pthread_mutex_lock(&engine->telling);
   for (struct run *run = turn->finished.first; run; run = run->next)
     if (run->given && !run->answer)
       engine->settled_callback(engine->context, &run->public, &run->settlement);
+  pthread_mutex_unlock(&engine->telling);
+}
+
+/* One of the callbacks that say only that. Without the mutex. */
+static void callback_tell(dibs_engine *engine, void (*callback)(void *)) {
+  if (!callback) return;
+  pthread_mutex_lock(&engine->telling);
+  callback(engine->context);
+  pthread_mutex_unlock(&engine->telling);
 }
 
 /* The settlement's strings go with the run. */
@@ -497,8 +510,7 @@ static void turn_succeed(dibs_engine *engine, struct turn *turn) {
 static void turn_tell(dibs_engine *engine, struct turn *turn, int status) {
   bool flagged = !status && kept_flag(turn);
   if (!status) settled_tell(engine, turn);
-  if (flagged && engine->flagged_callback)
-    engine->flagged_callback(engine->context);
+  if (flagged) callback_tell(engine, engine->flagged_callback);
 }
 
 /* With the mutex. */
@@ -532,7 +544,7 @@ static void engine_turn(dibs_engine *engine, bool claim) {
   if (ready || event) {
     pthread_mutex_unlock(&engine->mutex);
     trouble_say(engine, event, status, turn.message);
-    if (ready) engine->ready_callback(engine->context);
+    if (ready) callback_tell(engine, engine->ready_callback);
     pthread_mutex_lock(&engine->mutex);
   }
   engine->turning = false;
@@ -677,12 +689,16 @@ static int outcome_copy(struct run *run, const dibs_settlement *outcome) {
   settlement->state = 0;
   settlement->until = DIBS_UNSET;
   settlement->message[0] = 0;
+  free(run->error); /* of a call that failed */
+  run->error = NULL;
   if (outcome->error) {
     settlement->error = run->error = strdup(outcome->error);
     if (!run->error) return DIBS_NOMEM;
   }
+  settlement->result = (dibs_payload){.kind = DIBS_PAYLOAD_NONE};
   if (outcome->action != DIBS_ACK || outcome->result.kind == DIBS_PAYLOAD_NONE)
     return DIBS_OK;
+  settlement->result = outcome->result;
   run->result = malloc(outcome->result.size + 1);
   if (!run->result) return DIBS_NOMEM;
   memcpy(run->result, outcome->result.data, outcome->result.size);
@@ -830,7 +846,7 @@ static void flagged_tell(dibs_engine *engine) {
   pthread_cond_broadcast(&engine->news);
   if (!engine->flagged_callback) return;
   pthread_mutex_unlock(&engine->mutex);
-  engine->flagged_callback(engine->context);
+  callback_tell(engine, engine->flagged_callback);
   pthread_mutex_lock(&engine->mutex);
 }
 
@@ -1101,6 +1117,7 @@ static int engine_start(dibs_engine *engine,
 static bool engine_init(dibs_engine *engine) {
   pthread_condattr_t attributes;
   if (pthread_mutex_init(&engine->mutex, NULL)) return false;
+  if (pthread_mutex_init(&engine->telling, NULL)) return false;
   if (pthread_condattr_init(&attributes)) return false;
   pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
   bool good = !pthread_cond_init(&engine->jobs, &attributes) &&
@@ -1158,6 +1175,7 @@ int dibs_engine_close(dibs_engine *engine) {
   free(engine->worker);
   pthread_cond_destroy(&engine->jobs);
   pthread_cond_destroy(&engine->news);
+  pthread_mutex_destroy(&engine->telling);
   pthread_mutex_destroy(&engine->mutex);
   free(engine);
   return status;

@@ -441,6 +441,43 @@ static int64_t put_kept(fixture *f, dibs_engine_options *options, size_t i,
   return put_with(f, name, "1", &job);
 }
 
+static void finish_does_as_it_is_told(void **state) {
+  fixture *f = *state;
+  for (size_t i = 0; i < COUNT(endings); i++) {
+    told t;
+    char name[16];
+    const char *names[1];
+    dibs_engine_options options = telling_options(1, &t);
+    int64_t id = put_kept(f, &options, i, name, names);
+    dibs_engine *engine = start_driven(f, &options);
+    t.path = f->path;
+    dibs_run *run = take_run(engine);
+    /* The strings are copied. */
+    dibs_settlement outcome = endings[i].outcome;
+    char result[16] = "", error[16] = "";
+    if (outcome.result.data) {
+      memcpy(result, outcome.result.data, outcome.result.size);
+      outcome.result.data = result;
+    }
+    if (outcome.error) {
+      snprintf(error, sizeof error, "%s", outcome.error);
+      outcome.error = error;
+    }
+    outcome.receipt = "unheeded";
+    expect_int(dibs_engine_finish(engine, run, &outcome), DIBS_OK);
+    memset(result, '!', sizeof result);
+    memset(error, '!', sizeof error - 1);
+    eventually(t.settled == 1);
+    expect_int(t.last_id, id);
+    expect_int(t.last_status, DIBS_OK);
+    expect_int(t.last_state, endings[i].state);
+    expect_int(t.uncommitted, 0);
+    expect_ended(f, id, &endings[i]);
+    stop_and_close(engine);
+    expect_int(t.settled, 1);
+  }
+}
+
 static void settle_does_as_it_is_told(void **state) {
   fixture *f = *state;
   for (size_t i = 0; i < COUNT(endings); i++) {
@@ -668,6 +705,42 @@ static void next_may_wait_beside_the_waiter(void **state) {
   stop_and_close(engine);
 }
 
+/* While a thread is in `settled`, the keeper has a flag to tell of. */
+static void callbacks_are_never_two_at_a_time(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(3, &t);
+  dibs_job_options job = no_options();
+  dibs_engine *engine = start(f, &options);
+  int64_t first = put(f, "q", "1");
+  int64_t second = put(f, "q", "1");
+  job.timeout = 30;
+  put_with(f, "q", "1", &job);
+  dibs_run *one = take_run(engine);
+  expect_int(one->job->id, first);
+  call settler = {.run = take_run(engine), .action = DIBS_ACK};
+  expect_int(settler.run->job->id, second);
+  /* A caller of settle takes the turn of what is finished, so that the keeper
+  ** is free. Once in a while the keeper is faster. */
+  dibs_run *timed = take_run(engine);
+  t.hold = 1;
+  expect_int(finish(engine, one, DIBS_ACK), DIBS_OK);
+  call_start(&settler, call_settle, engine, 0);
+  eventually(t.held_up);
+  call stopper = {.run = NULL};
+  call_start(&stopper, call_stop, engine, 0);
+  int64_t end = milliseconds() + 100;
+  while (t.most_inside < 2 && milliseconds() < end) usleep(500);
+  t.hold = 0;
+  expect_int(call_end(&settler), DIBS_OK);
+  expect_int(call_end(&stopper), DIBS_OK);
+  expect_int(dibs_run_wait(timed, DIBS_RUN_STOPPING | DIBS_RUN_LOST, LONG),
+             DIBS_OK);
+  expect_int(t.most_inside, 1);
+  expect_true(t.flagged > 0);
+  stop_and_close(engine);
+}
+
 /* ---- Shared commits -------------------------------------------------------- */
 
 /* On a disk where a commit takes its time. */
@@ -761,6 +834,7 @@ int main(void) {
       TEST_SYSTEM(an_open_that_fails_says_why),
       TEST_SYSTEM(nothing_is_misuse),
       TEST_SYSTEM(wrong_outcomes_leave_the_run_going_on),
+      TEST(finish_does_as_it_is_told),
       TEST(settle_does_as_it_is_told),
       TEST(settle_says_that_the_job_was_lost),
       TEST(a_lost_one_spoils_no_other),
@@ -770,6 +844,7 @@ int main(void) {
       TEST_SYSTEM(ready_is_told_once_until_all_are_taken),
       TEST_SYSTEM(an_event_loop_polls_one_descriptor),
       TEST_SYSTEM(next_may_wait_beside_the_waiter),
+      TEST_SYSTEM(callbacks_are_never_two_at_a_time),
       TEST_SYSTEM(finished_jobs_share_transactions),
       TEST(a_single_job_waits_for_no_other),
       TEST_SYSTEM(finish_wakes_the_engine),
