@@ -629,15 +629,15 @@ static struct run *ready_take(dibs_engine *engine) {
 static int next_wait(dibs_engine *engine, int64_t deadline, struct run **run) {
   unsigned interrupts = engine->interrupts;
   bool looked = false;
-  while (!(*run = ready_take(engine))) {
+  while (engine->stopped || !(*run = ready_take(engine))) {
     if (engine->status) return engine->status;
     if (engine->stopped) return DIBS_CLOSED;
     if (engine->interrupts != interrupts) return DIBS_INTERRUPTED;
     bool over = engine_now(engine) >= deadline;
     if (over && (looked || engine->ready_callback)) return DIBS_EMPTY;
     if (!engine->ready_callback && engine_is_idle(engine)) {
-      looked = !engine->eager;
       engine_seek(engine, deadline);
+      looked = !engine->eager; /* what it found is to be claimed */
     } else if (over) {
       return DIBS_EMPTY;
     } else {

@@ -45,6 +45,22 @@ static void a_wait_runs_out(void **state) {
   stop_and_close(engine);
 }
 
+/* A timeout of 0 looks, whatever the last look saw. */
+static void no_timeout_finds_what_is_there(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(4);
+  dibs_engine *engine = start(f, &options);
+  for (int i = 0; i < 3; i++) {
+    dibs_run *run = NULL;
+    expect_no_job(engine);
+    expect_no_job(engine);
+    put(f, "q", "1");
+    expect_engine(engine, dibs_engine_next(engine, 0, &run), DIBS_OK);
+    expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  }
+  stop_and_close(engine);
+}
+
 static void an_interrupt_ends_every_wait(void **state) {
   fixture *f = *state;
   dibs_engine_options options = engine_options(4);
@@ -823,6 +839,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       TEST_SYSTEM(next_waits_for_an_enqueue),
       TEST_SYSTEM(a_wait_runs_out),
+      TEST_SYSTEM(no_timeout_finds_what_is_there),
       TEST_SYSTEM(an_interrupt_ends_every_wait),
       TEST_SYSTEM(a_stop_ends_every_wait),
       TEST(a_stream_is_worked_off),

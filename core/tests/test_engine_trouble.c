@@ -252,6 +252,32 @@ static void a_close_gives_everything_back(void **state) {
   stop_and_close(engine);
 }
 
+/* A claim was under way when the engine was stopped. */
+static void a_job_that_comes_behind_a_stop_is_given_back(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(3);
+  dibs_engine *engine = start(f, &options);
+  fill(f, 2);
+  sqlite3 *locker = lock_writes(f);
+  int before = begins;
+  call waiters[2], stopper = {.run = NULL};
+  for (int i = 0; i < 2; i++) {
+    waiters[i].run = NULL;
+    call_start(&waiters[i], call_next, engine, DIBS_FOREVER);
+  }
+  eventually(begins > before);
+  call_start(&stopper, call_stop, engine, DIBS_FOREVER);
+  dibs_run *run = NULL;
+  eventually(dibs_engine_next(engine, 0, &run) == DIBS_CLOSED);
+  unlock_writes(locker);
+  for (int i = 0; i < 2; i++) expect_int(call_end(&waiters[i]), DIBS_CLOSED);
+  expect_int(call_end(&stopper), DIBS_OK);
+  expect_int(stopper.released, 0);
+  expect_int(counts(f, "q").ready, 2);
+  expect_int(raw_int(f, "SELECT max(attempt) FROM dibs_ready"), 0);
+  stop_and_close(engine);
+}
+
 /* ---- Several engines, and forks -------------------------------------------- */
 
 static void several_engines_share_a_file(void **state) {
@@ -358,6 +384,7 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_wait_for_flags_knows_what_is_known),
       TEST_SYSTEM(running_jobs_finish_within_the_grace),
       TEST_SYSTEM(a_close_gives_everything_back),
+      TEST_SYSTEM(a_job_that_comes_behind_a_stop_is_given_back),
       TEST_SYSTEM(several_engines_share_a_file),
       TEST_SYSTEM(engines_of_several_files_are_apart),
   };
