@@ -117,6 +117,7 @@ struct dibs_engine {
   bool closing;
   unsigned interrupts;   /* calls of dibs_engine_interrupt() */
   int64_t trouble_since; /* engine's time; 0: all is well */
+  bool unwritten;        /* the last turn failed */
   int64_t retry_at;
   int64_t pause;
   int status; /* why it cannot go on; DIBS_OK: it can */
@@ -397,11 +398,11 @@ static const char *trouble_set(dibs_engine *engine, int status,
     engine->trouble_since = engine->pause = engine->retry_at = 0;
     return before ? "recovered" : NULL;
   }
-  snprintf(engine->message, sizeof engine->message, "%s", message);
   if (!status_passes(status)) {
-    bool known = engine->status != 0;
+    if (engine->status) return NULL;
+    snprintf(engine->message, sizeof engine->message, "%s", message);
     engine->status = status;
-    return known ? NULL : "trouble";
+    return "trouble";
   }
   if (!before) engine->trouble_since = now ? now : 1;
   engine->pause = engine->pause ? 2 * engine->pause : PAUSE_FIRST;
@@ -539,6 +540,7 @@ static void engine_turn(dibs_engine *engine, bool claim) {
   pthread_mutex_lock(&engine->mutex);
   bool was_empty = !engine->ready.first;
   const char *event = trouble_set(engine, status, turn.message);
+  engine->unwritten = status != 0;
   turn_end_all(engine, &turn, status);
   bool ready = engine->ready_callback && was_empty && engine->ready.first;
   if (ready || event) {
@@ -591,6 +593,8 @@ static void engine_watch(dibs_engine *engine, int64_t deadline) {
   pthread_mutex_lock(&engine->mutex);
   engine->watching = false;
   if (found) engine->eager = true;
+  /* That it can be read does not mean that it can be written. */
+  if (!status && engine->unwritten) return;
   const char *event = trouble_set(engine, status, message);
   if (!event) return;
   pthread_mutex_unlock(&engine->mutex);

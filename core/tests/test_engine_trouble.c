@@ -344,6 +344,156 @@ static void engines_of_several_files_are_apart(void **state) {
   expect_int(dibs_close(db), DIBS_OK);
 }
 
+/* ---- Trouble --------------------------------------------------------------- */
+
+static void a_lock_beyond_the_timeout_is_told_once(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine *engine = start_troubled(f, 2, &t);
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  expect_no_job(engine);
+  call waiter = {.run = NULL};
+  call_start(&waiter, call_next_often, engine, 10);
+  sqlite3 *locker = lock_writes(f);
+  int before = begins;
+  expect_int(finish(engine, run, DIBS_ACK), DIBS_OK);
+  eventually(t.trouble == 1);
+  eventually(begins >= before + 4); /* it tries again and again */
+  expect_int(t.trouble, 1);
+  expect_int(t.recovered, 0);
+  expect_int(t.settled, 0);
+  expect_int(waiter.done, 0);
+  /* It can go on. */
+  expect_text(dibs_engine_error(engine), "");
+  unlock_writes(locker);
+  eventually(t.recovered == 1);
+  eventually(t.settled == 1);
+  expect_int(t.last_status, DIBS_OK);
+  expect_gone(f, id);
+  id = put(f, "q", "1");
+  expect_int(call_end(&waiter), DIBS_OK);
+  expect_int(waiter.id, id);
+  expect_int(settle(engine, waiter.run, DIBS_ACK), DIBS_OK);
+  stop_and_close(engine);
+  expect_int(t.trouble, 1);
+  expect_int(t.recovered, 1);
+  expect_int(t.attempts_lost, 0);
+}
+
+/* Finish, settle and next of many, while the disk fails; then it does not. */
+static void pass_trouble(fixture *f, enum disk_fault fault) {
+  told t;
+  dibs_engine *engine = start_troubled(f, 4, &t);
+  fill(f, 6);
+  dibs_run *one = take_run(engine);
+  call settler = {.run = take_run(engine), .action = DIBS_ACK};
+  dibs_run *three = take_run(engine);
+  dibs_run *four = take_run(engine);
+  faults_disk_arm(fault, 1, 1);
+  int before = begins;
+  expect_int(finish(engine, one, DIBS_ACK), DIBS_OK);
+  call_start(&settler, call_settle, engine, 0);
+  eventually(t.trouble == 1);
+  expect_int(finish(engine, three, DIBS_RETRY), DIBS_OK);
+  eventually(begins >= before + 3);
+  expect_int(settler.done, 0);
+  expect_int(t.trouble, 1);
+  expect_int(t.recovered, 0);
+  expect_int(t.settled, 0);
+  expect_true(faults_disk_disarm());
+  expect_int(call_end(&settler), DIBS_OK);
+  eventually(t.recovered == 1);
+  eventually(t.settled == 2);
+  expect_gone(f, 1);
+  expect_gone(f, 2);
+  expect_state(f, 3, DIBS_SCHEDULED);
+  expect_int(settle(engine, four, DIBS_ACK), DIBS_OK);
+  for (int id = 5; id <= 6; id++) {
+    dibs_run *run = take_run(engine);
+    expect_int(run->job->id, id);
+    expect_int(run->job->attempt, 1);
+    expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  }
+  stop_and_close(engine);
+  expect_int(t.trouble, 1);
+  expect_int(t.recovered, 1);
+  expect_int(t.attempts_lost, 0);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 1);
+}
+
+static void a_full_disk_is_waited_for(void **state) {
+  pass_trouble(*state, DISK_FULL);
+}
+
+static void a_disk_that_fails_is_waited_for(void **state) {
+  pass_trouble(*state, DISK_ERROR);
+}
+
+/* The tables go; only a person can help. */
+static void what_cannot_pass_ends_the_engine(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_settlement outcome = {.action = DIBS_ACK};
+  dibs_run *run = NULL;
+  dibs_engine *engine = start_troubled(f, 3, &t);
+  fill(f, 2);
+  dibs_run *one = take_run(engine);
+  dibs_run *two = take_run(engine);
+  expect_no_job(engine);
+  call waiter = {.run = NULL};
+  call_start(&waiter, call_next, engine, DIBS_FOREVER);
+  raw_run(f, "DROP TABLE dibs_leased");
+  expect_int(dibs_engine_settle(engine, one, &outcome), DIBS_SCHEMA);
+  expect_int(outcome.status, DIBS_SCHEMA);
+  expect_says(outcome.message, "dibs_leased");
+  expect_says(dibs_engine_error(engine), "dibs_leased");
+  expect_int(call_end(&waiter), DIBS_SCHEMA);
+  expect_int(dibs_engine_next(engine, LONG, &run), DIBS_SCHEMA);
+  expect_int(settle(engine, two, DIBS_ACK), DIBS_SCHEMA);
+  expect_int(dibs_engine_stop(engine, LONG, NULL), DIBS_SCHEMA);
+  expect_int(t.trouble, 1);
+  expect_int(t.recovered, 0);
+  expect_int(dibs_engine_close(engine), DIBS_OK);
+  file_remove(f->path);
+}
+
+/* Fill the pages of the file behind the first with nonsense. */
+static void damage(fixture *f) {
+  char nonsense[4096];
+  memset(nonsense, 0x5A, sizeof nonsense);
+  raw_run(f, "PRAGMA wal_checkpoint(TRUNCATE)");
+  int fd = open(f->path, O_WRONLY | O_CLOEXEC);
+  expect_true(fd >= 0);
+  off_t size = lseek(fd, 0, SEEK_END);
+  for (off_t at = 4096; at < size; at += (off_t)sizeof nonsense) {
+    expect_int(pwrite(fd, nonsense, sizeof nonsense, at), sizeof nonsense);
+  }
+  close(fd);
+  /* A commit, so that nobody trusts what he has read. */
+  raw_run(f, "PRAGMA user_version = 0");
+}
+
+static void a_damaged_file_ends_the_engine(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_run *run = NULL;
+  dibs_engine *engine = start_troubled(f, 3, &t);
+  fill(f, 1);
+  dibs_run *one = take_run(engine);
+  expect_no_job(engine);
+  expect_int(dibs_close(f->db), DIBS_OK);
+  f->db = NULL;
+  damage(f);
+  int status = settle(engine, one, DIBS_ACK);
+  expect_true(status == DIBS_CORRUPT);
+  expect_int(dibs_engine_next(engine, DIBS_FOREVER, &run), status);
+  expect_int(t.trouble, 1);
+  expect_says(dibs_engine_error(engine), "damaged");
+  expect_int(dibs_engine_close(engine), DIBS_OK);
+  file_remove(f->path);
+}
+
 /* ---- Helper processes ------------------------------------------------------ */
 
 static int help_cancel(const char *path, int64_t id) {
@@ -387,6 +537,11 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_job_that_comes_behind_a_stop_is_given_back),
       TEST_SYSTEM(several_engines_share_a_file),
       TEST_SYSTEM(engines_of_several_files_are_apart),
+      TEST_SYSTEM(a_lock_beyond_the_timeout_is_told_once),
+      TEST_SYSTEM(a_full_disk_is_waited_for),
+      TEST_SYSTEM(a_disk_that_fails_is_waited_for),
+      TEST_SYSTEM(what_cannot_pass_ends_the_engine),
+      TEST_SYSTEM(a_damaged_file_ends_the_engine),
   };
   if (count == 4) return help(arguments);
   faults_disk_install();
