@@ -111,6 +111,7 @@ struct dibs_engine {
   bool eager;    /* the last claim or look found something */
   bool asleep;   /* the keeper is, on this word, until then: */
   _Atomic uint32_t *mail;
+  uint32_t seen;     /* of its count */
   int64_t wake_at;   /* engine's time */
   int64_t extend_at; /* engine's time */
   bool stopped;
@@ -596,6 +597,7 @@ static void engine_watch(dibs_engine *engine, int64_t deadline) {
   /* That it can be read does not mean that it can be written. */
   if (!status && engine->unwritten) return;
   const char *event = trouble_set(engine, status, message);
+  if (engine->status) pthread_cond_broadcast(&engine->news);
   if (!event) return;
   pthread_mutex_unlock(&engine->mutex);
   trouble_say(engine, event, status, message);
@@ -772,7 +774,8 @@ int dibs_engine_settle(dibs_engine *engine, dibs_run *public,
   run->answer = outcome;
   run->answered = &answered;
   run_finish(engine, run);
-  while (!answered && !engine->status) {
+  /* A turn that has the run may answer yet. */
+  while (!answered && (engine->turning || !engine->status)) {
     if (!engine->turning && !engine_rests(engine))
       engine_turn(engine, false);
     else
@@ -843,6 +846,7 @@ static bool losses_flag(dibs_engine *engine) {
   free(turn.kept);
   engine->turning = false;
   jobs_tell(engine, 0);
+  pthread_cond_broadcast(&engine->news);
   return flagged;
 }
 
@@ -895,23 +899,23 @@ static void keeper_mail(dibs_engine *engine) {
 
 static void *keeper_main(void *context) {
   dibs_engine *engine = context;
-  uint32_t seen = 0;
   pthread_mutex_lock(&engine->mutex);
-  keeper_mail(engine);
-  seen = atomic_load(engine->mail);
   while (!engine->closing) {
     keeper_mail(engine);
     uint32_t value = atomic_load(engine->mail);
-    bool mailed = (value ^ seen) & MAIL_REMOTE;
+    bool mailed = (value ^ engine->seen) & MAIL_REMOTE;
     if (timeouts_flag(engine)) flagged_tell(engine);
     if (turn_is_due(engine)) {
       bool wanted = engine->nexts || engine->ready_callback;
       engine_turn(engine, wanted && !engine->watching && engine->eager);
     } else if (mailed && !engine->turning) {
-      seen = value;
+      engine->seen = value;
       if (losses_flag(engine)) flagged_tell(engine);
     } else if (engine->turning && (mailed || engine->finished.first)) {
-      cond_sleep(engine, &engine->news, NEVER);
+      cond_sleep(engine, &engine->news, keeper_due(engine));
+      pthread_mutex_unlock(&engine->mutex);
+      engine_wait(engine);
+      pthread_mutex_lock(&engine->mutex);
     } else {
       keeper_sleep(engine, value);
     }
@@ -1114,7 +1118,9 @@ static int engine_start(dibs_engine *engine,
   engine_beat(engine);
   engine->db->engine = engine;
   engine->eager = true;
-  engine->mail = &engine->word;
+  /* From now on, however late the keeper comes. */
+  keeper_mail(engine);
+  engine->seen = atomic_load(engine->mail);
   return threads_start(engine);
 }
 

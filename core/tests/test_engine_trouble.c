@@ -139,6 +139,80 @@ static void a_lease_that_ended_by_the_clock_can_be_settled(void **state) {
 
 /* ---- Flags ----------------------------------------------------------------- */
 
+/* The engine's clock stands still: no extension finds out, only the mail. */
+static void a_cancel_is_told_at_once(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(2, &t);
+  dibs_engine *engine = start_driven(f, &options);
+  for (int i = 0; i < 10; i++) {
+    int64_t id = put(f, "q", "1");
+    int64_t other = put(f, "q", "1");
+    dibs_run *run = take_run(engine);
+    dibs_run *second = take_run(engine);
+    expect_int(second->job->id, other);
+    call waiter = {.run = run, .known = 0};
+    call_start(&waiter, call_run_wait, engine, DIBS_FOREVER);
+    expect_ok(f->db, dibs_cancel(f->db, &id, 1, NULL, NULL));
+    expect_int(call_end(&waiter), DIBS_OK);
+    expect_int(dibs_run_flags(run), DIBS_RUN_LOST | DIBS_RUN_CANCELLED);
+    expect_int(dibs_run_flags(second), 0);
+    eventually(t.flagged == i + 1);
+    expect_int(settle(engine, run, DIBS_ACK), DIBS_LOST);
+    expect_int(settle(engine, second, DIBS_ACK), DIBS_OK);
+  }
+  stop_and_close(engine);
+}
+
+/* However late the engine's thread comes to run. */
+static void a_cancel_at_the_start_is_told(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  for (int i = 0; i < 60; i++) {
+    int64_t id = put(f, "q", "1");
+    dibs_engine *engine = start_driven(f, &options);
+    dibs_run *run = take_run(engine);
+    expect_ok(f->db, dibs_cancel(f->db, &id, 1, NULL, NULL));
+    eventually(dibs_run_flags(run) & DIBS_RUN_CANCELLED);
+    stop_and_close(engine);
+  }
+}
+
+static void another_process_can_cancel(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  dibs_engine *engine = start_driven(f, &options);
+  char number[32];
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  snprintf(number, sizeof number, "%lld", (long long)id);
+  helper_end(helper_start("cancel", f->path, number));
+  eventually(dibs_run_flags(run) == (DIBS_RUN_LOST | DIBS_RUN_CANCELLED));
+  expect_int(settle(engine, run, DIBS_ACK), DIBS_LOST);
+  stop_and_close(engine);
+}
+
+/* Two engines of a process have one mail box. */
+static void a_cancel_reaches_the_right_engine(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  dibs_engine *engines[2];
+  dibs_run *runs[2];
+  int64_t ids[2];
+  for (int i = 0; i < 2; i++) {
+    engines[i] = start_driven(f, &options);
+    ids[i] = put(f, "q", "1");
+    runs[i] = take_run(engines[i]);
+    expect_int(runs[i]->job->id, ids[i]);
+  }
+  for (int i = 1; i >= 0; i--) {
+    expect_ok(f->db, dibs_cancel(f->db, &ids[i], 1, NULL, NULL));
+    eventually(dibs_run_flags(runs[i]) == (DIBS_RUN_LOST | DIBS_RUN_CANCELLED));
+    if (i) expect_int(dibs_run_flags(runs[0]), 0);
+  }
+  for (int i = 0; i < 2; i++) stop_and_close(engines[i]);
+}
+
 static void a_lease_that_is_anothers_is_told(void **state) {
   fixture *f = *state;
   told t;
@@ -181,6 +255,33 @@ static void a_job_out_of_time_is_told(void **state) {
   expect_int(settle(engine, other, DIBS_ACK), DIBS_OK);
   expect_int(t.flagged, 1);
   stop_and_close(engine);
+}
+
+/* Another thread waits for the write lock to settle something, and there is more
+** to settle behind it. */
+static void a_job_out_of_time_is_told_under_a_lock(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(3);
+  dibs_job_options job = no_options();
+  dibs_engine *engine = start(f, &options);
+  fill(f, 2);
+  job.timeout = 100;
+  put_with(f, "q", "1", &job);
+  call settler = {.run = take_run(engine), .action = DIBS_ACK};
+  dibs_run *other = take_run(engine);
+  sqlite3 *locker = lock_writes(f);
+  int before = begins;
+  call_start(&settler, call_settle, engine, 0);
+  eventually(begins > before);
+  dibs_run *timed = take_run(engine);
+  expect_int(finish(engine, other, DIBS_ACK), DIBS_OK);
+  expect_int(dibs_run_wait(timed, 0, LONG / 4), DIBS_OK);
+  expect_int(dibs_run_flags(timed), DIBS_RUN_TIMED_OUT);
+  expect_int(settler.done, 0);
+  unlock_writes(locker);
+  expect_int(call_end(&settler), DIBS_OK);
+  stop_and_close(engine);
+  expect_int(counts(f, "q").ready, 1);
 }
 
 static void a_wait_for_flags_knows_what_is_known(void **state) {
@@ -276,6 +377,28 @@ static void a_job_that_comes_behind_a_stop_is_given_back(void **state) {
   expect_int(counts(f, "q").ready, 2);
   expect_int(raw_int(f, "SELECT max(attempt) FROM dibs_ready"), 0);
   stop_and_close(engine);
+}
+
+/* While the keeper looks who was cancelled. */
+static void a_stop_meets_a_cancel(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  int rounds = 200 / slowness();
+  dibs_engine *holder = start(f, &options);
+  for (int i = 0; i < rounds; i++) {
+    int64_t id = put(f, "q", "1");
+    dibs_run *run = take_run(holder);
+    dibs_engine *engine = start(f, &options);
+    expect_no_job(engine);
+    call stopper = {.run = NULL};
+    /* The mail is for all engines of the process. */
+    expect_ok(f->db, dibs_cancel(f->db, &id, 1, NULL, NULL));
+    call_start(&stopper, call_stop, engine, DIBS_FOREVER);
+    expect_int(call_end(&stopper), DIBS_OK);
+    stop_and_close(engine);
+    expect_int(settle(holder, run, DIBS_ACK), DIBS_LOST);
+  }
+  stop_and_close(holder);
 }
 
 /* ---- Several engines, and forks -------------------------------------------- */
@@ -458,6 +581,30 @@ static void what_cannot_pass_ends_the_engine(void **state) {
   file_remove(f->path);
 }
 
+/* While the engine rests between two tries, a look finds that all is over. */
+static void who_waits_for_a_settlement_is_told_of_the_end(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine *engine = start_troubled(f, 2, &t);
+  call waiter = {.run = NULL}, settler = {.action = DIBS_ACK};
+  fill(f, 1);
+  settler.run = take_run(engine);
+  expect_no_job(engine);
+  call_start(&waiter, call_next, engine, DIBS_FOREVER);
+  sqlite3 *locker = lock_writes(f);
+  int before = begins;
+  call_start(&settler, call_settle, engine, 0);
+  eventually(begins >= before + 3);
+  eventually(t.trouble == 1);
+  expect_int(sqlite3_exec(locker, "DROP TABLE dibs_leased", NULL, NULL, NULL),
+             SQLITE_OK);
+  unlock_writes(locker);
+  expect_int(call_end(&settler), DIBS_SCHEMA);
+  expect_int(call_end(&waiter), DIBS_SCHEMA);
+  expect_int(dibs_engine_close(engine), DIBS_OK);
+  file_remove(f->path);
+}
+
 /* Fill the pages of the file behind the first with nonsense. */
 static void damage(fixture *f) {
   char nonsense[4096];
@@ -529,18 +676,25 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_handler_that_blocks_keeps_its_job),
       TEST_SYSTEM(a_handler_keeps_its_job_without_a_sidecar),
       TEST(a_lease_that_ended_by_the_clock_can_be_settled),
+      TEST(a_cancel_is_told_at_once),
+      TEST(a_cancel_at_the_start_is_told),
+      TEST(another_process_can_cancel),
+      TEST(a_cancel_reaches_the_right_engine),
       TEST_SYSTEM(a_lease_that_is_anothers_is_told),
       TEST_SYSTEM(a_job_out_of_time_is_told),
+      TEST_SYSTEM(a_job_out_of_time_is_told_under_a_lock),
       TEST_SYSTEM(a_wait_for_flags_knows_what_is_known),
       TEST_SYSTEM(running_jobs_finish_within_the_grace),
       TEST_SYSTEM(a_close_gives_everything_back),
       TEST_SYSTEM(a_job_that_comes_behind_a_stop_is_given_back),
+      TEST_SYSTEM(a_stop_meets_a_cancel),
       TEST_SYSTEM(several_engines_share_a_file),
       TEST_SYSTEM(engines_of_several_files_are_apart),
       TEST_SYSTEM(a_lock_beyond_the_timeout_is_told_once),
       TEST_SYSTEM(a_full_disk_is_waited_for),
       TEST_SYSTEM(a_disk_that_fails_is_waited_for),
       TEST_SYSTEM(what_cannot_pass_ends_the_engine),
+      TEST_SYSTEM(who_waits_for_a_settlement_is_told_of_the_end),
       TEST_SYSTEM(a_damaged_file_ends_the_engine),
   };
   if (count == 4) return help(arguments);
