@@ -372,7 +372,10 @@ static int turn_write(dibs_engine *engine, struct turn *turn) {
 static void turn_keep(dibs_engine *engine, struct turn *turn) {
   if (!engine->held || engine_now(engine) < engine->extend_at) return;
   turn->kept = calloc((size_t)engine->held, sizeof *turn->kept);
-  if (!turn->kept) return;
+  if (!turn->kept) {
+    engine->extend_at = engine_now(engine) + PAUSE_FIRST;
+    return;
+  }
   struct run *lists[] = {engine->running, engine->ready.first};
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
     for (struct run *run = lists[i]; run; run = run->next) {
@@ -497,7 +500,7 @@ static void turn_take(dibs_engine *engine, struct turn *turn, bool claim) {
 }
 
 static void turn_succeed(dibs_engine *engine, struct turn *turn) {
-  if (turn->kept_count || !engine->held)
+  if (turn->kept || !engine->held)
     engine->extend_at = engine_now(engine) + engine->extend_every;
   if (turn->free) engine->eager = turn->claimed_count > 0;
   finished_end(turn);
@@ -869,10 +872,12 @@ static int64_t keeper_due(const dibs_engine *engine) {
   int64_t due =
       engine_now(engine) +
       (engine->extend_every < BEAT_MOST ? engine->extend_every : BEAT_MOST);
-  if (engine->held && engine->extend_at < due && !engine->turning)
-    due = engine->extend_at;
-  if (engine->finished.first && engine->retry_at && engine->retry_at < due)
-    due = engine->retry_at;
+  if (!engine->turning && !engine->status &&
+      (engine->held || engine->finished.first)) {
+    int64_t turn_at = engine->finished.first ? 0 : engine->extend_at;
+    if (turn_at < engine->retry_at) turn_at = engine->retry_at;
+    if (turn_at < due) due = turn_at;
+  }
   for (const struct run *run = engine->running; run; run = run->next)
     if (run->deadline < due) due = run->deadline;
   return due;

@@ -137,6 +137,63 @@ static void a_lease_that_ended_by_the_clock_can_be_settled(void **state) {
   stop_and_close(engine);
 }
 
+/* Nothing is to be extended: the engine must not try without pause. */
+static void a_lost_run_costs_nothing(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(1, &t);
+  dibs_engine *engine = start_driven(f, &options);
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  expect_ok(f->db, dibs_cancel(f->db, &id, 1, NULL, NULL));
+  eventually(dibs_run_flags(run) & DIBS_RUN_CANCELLED);
+  int before = begins;
+  f->now += MINUTE;
+  eventually(begins > before);
+  usleep(100000);
+  expect_true(begins - before < 5);
+  expect_int(finish(engine, run, DIBS_ACK), DIBS_OK);
+  eventually(t.settled == 1);
+  expect_int(t.last_status, DIBS_LOST);
+  expect_int(t.last_flags, DIBS_RUN_LOST | DIBS_RUN_CANCELLED);
+  stop_and_close(engine);
+}
+
+/* The engine's clock, and how often it is asked. */
+static _Atomic int asked;
+
+static int64_t counting_clock(void *context) {
+  asked++;
+  return fixture_clock(context);
+}
+
+/* A lease is to be extended and cannot be, and it is not yet time to try again:
+** the keeper sleeps. */
+static void an_engine_that_rests_sleeps(void **state) {
+  fixture *f = *state;
+  dibs_open_options open = fixture_options(f);
+  dibs_engine_options options = engine_options(1);
+  open.busy_timeout = 0;
+  open.clock = counting_clock;
+  dibs_engine *engine = start_with(f, &open, &options);
+  put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  sqlite3 *locker = lock_writes(f);
+  int before = begins;
+  f->now += MINUTE;
+  eventually(begins > before);
+  usleep(10000);
+  int64_t began = milliseconds();
+  before = asked;
+  usleep(200000);
+  /* Each 50 ms it looks whether the clock was set. */
+  expect_true(asked - before < milliseconds() - began);
+  unlock_writes(locker);
+  f->now += MINUTE;
+  expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  stop_and_close(engine);
+}
+
 /* ---- Flags ----------------------------------------------------------------- */
 
 /* The engine's clock stands still: no extension finds out, only the mail. */
@@ -676,6 +733,8 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_handler_that_blocks_keeps_its_job),
       TEST_SYSTEM(a_handler_keeps_its_job_without_a_sidecar),
       TEST(a_lease_that_ended_by_the_clock_can_be_settled),
+      TEST(a_lost_run_costs_nothing),
+      TEST(an_engine_that_rests_sleeps),
       TEST(a_cancel_is_told_at_once),
       TEST(a_cancel_at_the_start_is_told),
       TEST(another_process_can_cancel),
