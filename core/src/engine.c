@@ -82,7 +82,8 @@ struct dibs_engine {
   int64_t slots;
   int64_t lease;
   int64_t extend_every;
-  char *worker; /* owned; NULL */
+  int64_t pause_last; /* ms: whoever pauses longer comes too late to extend */
+  char *worker;       /* owned; NULL */
   bool in_order;
   void *context;
   void (*ready_callback)(void *);
@@ -290,7 +291,8 @@ struct kept {
 /* What a turn does, and what came of it. */
 struct turn {
   struct run_list finished;
-  int64_t free; /* slots to claim for; 0: no claim */
+  int64_t free;  /* slots to claim for; 0: no claim */
+  int64_t asked; /* when the write lock was asked for, by the handle's clock */
   struct kept *kept;
   size_t kept_count;
   struct run_list claimed;
@@ -315,16 +317,22 @@ static void kept_extend(dibs_db *db, const dibs_engine *engine,
   }
 }
 
+/* The time by which a lease has to hold: when the write lock was asked for. Nobody
+** takes back what a beating heart holds, whatever the clock says. */
+static int64_t settle_time(const dibs_engine *engine, unsigned epoch,
+                           int64_t asked) {
+  bool trusted =
+      engine->holder != DIBS_UNSET && epoch == atomic_load(&engine->epoch);
+  return trusted ? -1 : asked;
+}
+
 static void finished_settle(dibs_db *db, dibs_engine *engine,
                             struct turn *turn) {
-  unsigned epoch = atomic_load(&engine->epoch);
-  bool trusted = engine->holder != DIBS_UNSET;
   for (struct run *run = turn->finished.first; run && !db->status;
        run = run->next) {
-    /* Nobody takes back what a beating heart holds, whatever the clock says. */
-    int64_t time = trusted && run->epoch == epoch ? -1 : db->now;
     run->settlement.status = DIBS_OK;
-    settlement_run(db, &run->settlement, time);
+    settlement_run(db, &run->settlement,
+                   settle_time(engine, run->epoch, turn->asked));
   }
 }
 
@@ -349,13 +357,20 @@ static void turn_claim(dibs_db *db, dibs_engine *engine, struct turn *turn) {
   dibs_job_list_free(&claim.list->list);
 }
 
+/* Leases count from when the lock is ours, however long that took. */
+static void write_begin(dibs_db *db) {
+  sql_begin_write(db);
+  db->now = dibs_now(db);
+}
+
 /* The turn's part on the database. On failure nothing was done. */
 static int turn_write(dibs_engine *engine, struct turn *turn) {
   int status;
   dibs_db *db = engine->db;
   if (!handle_enter(db, &status)) return status;
   duties(db);
-  sql_begin_write(db);
+  turn->asked = db->now;
+  write_begin(db);
   finished_settle(db, engine, turn);
   kept_extend(db, engine, turn);
   tidy(db, engine->patterns);
@@ -410,7 +425,7 @@ static const char *trouble_set(dibs_engine *engine, int status,
   }
   if (!before) engine->trouble_since = now ? now : 1;
   engine->pause = engine->pause ? 2 * engine->pause : PAUSE_FIRST;
-  if (engine->pause > PAUSE_LAST) engine->pause = PAUSE_LAST;
+  if (engine->pause > engine->pause_last) engine->pause = engine->pause_last;
   engine->retry_at = now + engine->pause;
   return before ? NULL : "trouble";
 }
@@ -1075,6 +1090,8 @@ static int options_take(dibs_engine *engine,
   engine->slots = options->slots == DIBS_UNSET ? 1 : options->slots;
   engine->lease = options->lease == DIBS_UNSET ? ENGINE_LEASE : options->lease;
   engine->extend_every = engine->lease / 3 ? engine->lease / 3 : 1;
+  engine->pause_last =
+      engine->extend_every < PAUSE_LAST ? engine->extend_every : PAUSE_LAST;
   engine->in_order = options->in_order != 0;
   engine->context = options->context;
   engine->ready_callback = options->ready;

@@ -97,6 +97,18 @@ static int keep_portably(fixture *f) {
   return keep_job(f, &open, 0);
 }
 
+static int keep_locked(fixture *f) {
+  dibs_open_options open = system_options();
+  return keep_job(f, &open, 5);
+}
+
+/* It tries again and again, and rests in between. */
+static int keep_resting(fixture *f) {
+  dibs_open_options open = system_options();
+  open.busy_timeout = 20;
+  return keep_job(f, &open, 10);
+}
+
 /* When the machine stood still for the length of a lease, try again. */
 static void keep_trying(fixture *f, int (*keep)(fixture *)) {
   for (int tries = 0; tries < 20; tries++) {
@@ -117,6 +129,50 @@ static void a_handler_that_blocks_keeps_its_job(void **state) {
 
 static void a_handler_keeps_its_job_without_a_sidecar(void **state) {
   keep_trying(*state, keep_portably);
+}
+
+static void a_locked_database_takes_no_job_away(void **state) {
+  keep_trying(*state, keep_locked);
+}
+
+static void a_lock_beyond_the_timeout_takes_no_job_away(void **state) {
+  keep_trying(*state, keep_resting);
+}
+
+/* The clock of all is set an hour forward and back. Real leases are long, so that
+** only the clock can end them. */
+static void a_clock_that_jumps_takes_no_job_away(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(3);
+  dibs_engine *engine = start_driven(f, &options);
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  options.slots = 1;
+  dibs_engine *other = start_driven(f, &options);
+  call waiter = {.run = NULL};
+  call_start(&waiter, call_next, other, DIBS_FOREVER);
+  for (int i = 0; i < 6; i++) {
+    f->now += i % 2 ? -HOUR : HOUR;
+    /* Everybody looks: the other claims, this one extends. */
+    int before = begins;
+    int64_t end = milliseconds() + 120;
+    while (milliseconds() < end && begins < before + 6) usleep(1000);
+    expect_int(try_take(f, "q"), 0);
+    expect_int(waiter.done, 0);
+    expect_int(dibs_run_flags(run), 0);
+  }
+  f->now += HOUR;
+  expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  expect_gone(f, id);
+  f->now -= 2 * HOUR;
+  id = put(f, "q", "1");
+  expect_int(call_end(&waiter), DIBS_OK);
+  expect_int(waiter.id, id);
+  expect_int(waiter.run->job->attempt, 1);
+  expect_int(settle(other, waiter.run, DIBS_ACK), DIBS_OK);
+  stop_and_close(engine);
+  stop_and_close(other);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
 }
 
 /* Its heart beats, so the job is its own, though its lease is over. */
@@ -192,6 +248,33 @@ static void an_engine_that_rests_sleeps(void **state) {
   f->now += MINUTE;
   expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
   stop_and_close(engine);
+}
+
+/* Another process, whose clock is years ahead, so that the lease is over for it,
+** and which wants the job. Only the heart speaks for the engine: its clock stands
+** still, so it does not extend. True when the other did not get it. */
+static int keep_by_heart(fixture *f) {
+  dibs_engine_options options = engine_options(1);
+  int status = -1;
+  options.lease = 6 * short_lease();
+  dibs_engine *engine = start_driven(f, &options);
+  int64_t id = put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  expect_int(run->job->id, id);
+  /* What it was when the job was claimed is forgotten. */
+  usleep((useconds_t)(options.lease + options.lease / 4) * 1000);
+  pid_t thief = helper_start("steal", f->path, "200");
+  expect_int(waitpid(thief, &status, 0), thief);
+  expect_true(WIFEXITED(status));
+  if (WEXITSTATUS(status) > 1) fail_msg("thief: %d", WEXITSTATUS(status));
+  int kept = WEXITSTATUS(status) == 0;
+  expect_int(settle(engine, run, DIBS_ACK), kept ? DIBS_OK : DIBS_LOST);
+  stop_and_close(engine);
+  return kept;
+}
+
+static void a_beating_heart_speaks_for_a_lease_that_ended(void **state) {
+  keep_trying(*state, keep_by_heart);
 }
 
 /* ---- Flags ----------------------------------------------------------------- */
@@ -732,9 +815,13 @@ int main(int count, char **arguments) {
   const struct CMUnitTest tests[] = {
       TEST_SYSTEM(a_handler_that_blocks_keeps_its_job),
       TEST_SYSTEM(a_handler_keeps_its_job_without_a_sidecar),
+      TEST_SYSTEM(a_locked_database_takes_no_job_away),
+      TEST_SYSTEM(a_lock_beyond_the_timeout_takes_no_job_away),
+      TEST(a_clock_that_jumps_takes_no_job_away),
       TEST(a_lease_that_ended_by_the_clock_can_be_settled),
       TEST(a_lost_run_costs_nothing),
       TEST(an_engine_that_rests_sleeps),
+      TEST(a_beating_heart_speaks_for_a_lease_that_ended),
       TEST(a_cancel_is_told_at_once),
       TEST(a_cancel_at_the_start_is_told),
       TEST(another_process_can_cancel),
