@@ -638,8 +638,27 @@ static void engine_seek(dibs_engine *engine, int64_t deadline) {
 
 /* -------------------------------------------------------------------- next */
 
+/* Nobody has begun it: give it back. */
+static void run_return(dibs_engine *engine, struct run *run) {
+  run->settlement = (dibs_settlement){.receipt = run->public.job->receipt,
+                                      .action = DIBS_RELEASE};
+  engine->held--;
+  run_list_add(&engine->finished, run);
+}
+
+/* What was lost is not begun, nor what may have been lost while the process
+** stood still. */
+static bool run_is_fresh(const dibs_engine *engine, const struct run *run) {
+  return !(atomic_load(&run->flags) & DIBS_RUN_LOST) &&
+         run->epoch == atomic_load(&engine->epoch);
+}
+
 static struct run *ready_take(dibs_engine *engine) {
-  struct run *run = run_list_take(&engine->ready);
+  struct run *run;
+  while ((run = run_list_take(&engine->ready)) && !run_is_fresh(engine, run)) {
+    run_return(engine, run);
+    keeper_wake(engine);
+  }
   if (!run) return NULL;
   run->given = true;
   running_add(engine, run);
@@ -680,6 +699,7 @@ int dibs_engine_next(dibs_engine *engine, int64_t timeout, dibs_run **out) {
   struct run *run = NULL;
   *out = NULL;
   if (engine->pid != getpid()) return DIBS_FORKED;
+  engine_wait(engine); /* tells whether the process stood still */
   pthread_mutex_lock(&engine->mutex);
   engine->nexts++;
   int status = next_wait(engine, deadline_in(engine, timeout), &run);
@@ -963,12 +983,8 @@ static void *waiter_main(void *context) {
 
 static void ready_release(dibs_engine *engine) {
   struct run *run;
-  static const dibs_settlement release = {.action = DIBS_RELEASE};
-  while ((run = run_list_take(&engine->ready))) {
-    outcome_copy(run, &release);
-    engine->held--;
-    run_list_add(&engine->finished, run);
-  }
+  while ((run = run_list_take(&engine->ready))) run_return(engine, run);
+  keeper_wake(engine);
 }
 
 static bool engine_is_done(const dibs_engine *engine) {
@@ -1170,6 +1186,7 @@ int dibs_engine_open(const char *path, const dibs_open_options *open_options,
     return DIBS_NOMEM;
   }
   engine->pid = getpid();
+  engine->holder = DIBS_UNSET;
   *out = engine;
   int status = dibs_open(path, open_options, &engine->db);
   if (status) return engine_fail(engine, status, "%s", dibs_error(engine->db));

@@ -6,7 +6,8 @@
 ** allocation of an engine's life. What went in is done, dead or present, and
 ** none of it twice.
 **
-** The seed of what is random is printed; DIBS_TEST_SEED sets it.
+** The seed of what is random is printed; DIBS_TEST_SEED sets it. Called with
+** arguments the executable is a helper process.
 */
 #include "engines.h"
 #include "faults.h"
@@ -317,11 +318,73 @@ static void in_is_done_dead_and_present_without_a_sidecar(void **state) {
   run_load(*state, DIBS_WAKE_PORTABLE, 0);
 }
 
-int main(void) {
+/* ---- A process that stands still --------------------------------------------- */
+
+/* Long enough for a loaded machine, short enough for a test. */
+static int64_t sleeper_lease(void) {
+  return 300 * (slowness() > 1 ? 4 : 1);
+}
+
+/* Take two jobs, begin one, stand still, and go on as if nothing had been. */
+static int help_sleep(const char *path, int wake) {
+  dibs_open_options open = system_options();
+  dibs_engine_options options = engine_options(2);
+  dibs_settlement outcome = {.action = DIBS_ACK};
+  dibs_engine *engine = NULL;
+  dibs_run *run = NULL, *stale = NULL;
+  open.wake = wake;
+  options.lease = sleeper_lease();
+  if (dibs_engine_open(path, &open, &options, &engine) != DIBS_OK) return 10;
+  if (dibs_engine_next(engine, LONG, &run) != DIBS_OK) return 11;
+  raise(SIGSTOP);
+  /* The other was claimed, but is not to be begun. */
+  if (dibs_engine_next(engine, 0, &stale) != DIBS_EMPTY) return 12;
+  if (dibs_engine_settle(engine, run, &outcome) != DIBS_LOST) return 13;
+  if (!outcome.message[0]) return 14;
+  if (dibs_engine_next(engine, 0, &stale) != DIBS_EMPTY) return 15;
+  return dibs_engine_close(engine);
+}
+
+static void outlast_a_sleeper(fixture *f, int wake) {
+  dibs_open_options open = system_options();
+  dibs_engine_options options = engine_options(2);
+  int status = 0;
+  open.wake = wake;
+  fill(f, 2);
+  pid_t child = helper_start("sleep", f->path, wake ? "1" : "0");
+  expect_int(waitpid(child, &status, WUNTRACED), child);
+  if (!WIFSTOPPED(status)) fail_msg("it ended with %x", (unsigned)status);
+  expect_int(counts(f, "q").running, 2);
+  dibs_engine *engine = start_with(f, &open, &options);
+  for (int i = 0; i < 2; i++) {
+    dibs_run *run = take_run(engine);
+    expect_int(run->job->attempt, 2);
+    expect_says(run->job->last_error, "the lease ran out");
+    expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  }
+  expect_int(kill(child, SIGCONT), 0);
+  helper_end(child);
+  expect_no_job(engine);
+  stop_and_close(engine);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
+}
+
+static void who_stands_still_loses_its_jobs(void **state) {
+  outlast_a_sleeper(*state, DIBS_WAKE_AUTO);
+}
+
+static void who_stands_still_loses_its_jobs_without_a_sidecar(void **state) {
+  outlast_a_sleeper(*state, DIBS_WAKE_PORTABLE);
+}
+
+int main(int count, char **arguments) {
   const struct CMUnitTest tests[] = {
       TEST_SYSTEM(in_is_done_dead_and_present),
       TEST_SYSTEM(in_is_done_dead_and_present_without_a_sidecar),
+      TEST_SYSTEM(who_stands_still_loses_its_jobs),
+      TEST_SYSTEM(who_stands_still_loses_its_jobs_without_a_sidecar),
   };
+  if (count == 4) return help_sleep(arguments[2], arguments[3][0] == '1');
   faults_memory_install();
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -445,6 +445,29 @@ static void a_wait_for_flags_knows_what_is_known(void **state) {
   stop_and_close(engine);
 }
 
+/* What was lost before anybody began it is not begun. */
+static void a_cancelled_job_is_not_given_out(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(3, &t);
+  dibs_engine *engine = start_driven(f, &options);
+  fill(f, 3);
+  dibs_run *first = take_run(engine);
+  const int64_t ids[] = {1, 2};
+  expect_int(first->job->id, 1);
+  expect_int(counts(f, "q").running, 3);
+  expect_ok(f->db, dibs_cancel(f->db, ids, 2, NULL, NULL));
+  /* Both were looked at when one is flagged. */
+  eventually(dibs_run_flags(first) & DIBS_RUN_LOST);
+  dibs_run *second = take_run(engine);
+  expect_int(second->job->id, 3);
+  expect_no_job(engine);
+  expect_int(settle(engine, second, DIBS_ACK), DIBS_OK);
+  expect_int(settle(engine, first, DIBS_ACK), DIBS_LOST);
+  stop_and_close(engine);
+  expect_int(t.settled, 0);
+}
+
 /* ---- Stopping -------------------------------------------------------------- */
 
 static void running_jobs_finish_within_the_grace(void **state) {
@@ -830,6 +853,7 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_job_out_of_time_is_told),
       TEST_SYSTEM(a_job_out_of_time_is_told_under_a_lock),
       TEST_SYSTEM(a_wait_for_flags_knows_what_is_known),
+      TEST(a_cancelled_job_is_not_given_out),
       TEST_SYSTEM(running_jobs_finish_within_the_grace),
       TEST_SYSTEM(a_close_gives_everything_back),
       TEST_SYSTEM(a_job_that_comes_behind_a_stop_is_given_back),
