@@ -46,6 +46,7 @@
 #define PAUSE_FIRST  100   /* ms before trying again */
 #define PAUSE_LAST   5000  /* ms, at most */
 #define MESSAGE_SIZE 640
+#define RECEIPT_SIZE 48
 #define NEVER        INT64_MAX
 #define MAIL_LOCAL   0x10000 /* added to the word by ourselves */
 #define MAIL_REMOTE  0xFFFF  /* what others add to */
@@ -61,7 +62,8 @@ struct run {
   unsigned epoch;             /* the engine's when it was claimed */
   _Atomic int flags;          /* enum dibs_run_flag */
   bool given;                 /* a handler has it, or had it */
-  bool released;              /* by a stop, though a handler has it */
+  bool leaving;               /* a stop is giving it back */
+  bool released;              /* a stop has given it back */
   dibs_settlement settlement; /* of a finished one */
   char *error;                /* owned, of the settlement */
   char *result;               /* owned, of the settlement */
@@ -547,7 +549,7 @@ static void keeper_wake(dibs_engine *engine) {
 }
 
 /* With the mutex, which is let go of meanwhile; nobody else may be turning. */
-static void engine_turn(dibs_engine *engine, bool claim) {
+static int engine_turn(dibs_engine *engine, bool claim) {
   struct turn turn = {.free = 0};
   turn_take(engine, &turn, claim);
   engine->turning = true;
@@ -572,6 +574,7 @@ static void engine_turn(dibs_engine *engine, bool claim) {
   jobs_tell(engine, turn.claimed_count);
   if (engine->finished.first) keeper_wake(engine);
   pthread_cond_broadcast(&engine->news);
+  return status;
 }
 
 /* ------------------------------------------------------------------- watch */
@@ -783,7 +786,15 @@ static int finish_start(dibs_engine *engine, struct run *run,
   int status = outcome_copy(run, outcome);
   if (status) return status;
   pthread_mutex_lock(&engine->mutex);
-  return run->released ? finish_released(engine, run) : DIBS_OK;
+  return run->leaving || run->released ? finish_released(engine, run) : DIBS_OK;
+}
+
+static void finish_explain(dibs_settlement *outcome, int status) {
+  const char *text = dibs_error(NULL);
+  if (status == DIBS_LOST)
+    text = "the job was given back: its engine was stopped";
+  if (status == DIBS_FORKED) text = "the engine was opened before a fork";
+  snprintf(outcome->message, sizeof outcome->message, "%s", text);
 }
 
 int dibs_engine_finish(dibs_engine *engine, dibs_run *public,
@@ -804,9 +815,12 @@ int dibs_engine_settle(dibs_engine *engine, dibs_run *public,
                        dibs_settlement *outcome) {
   bool answered = false;
   if (!engine || !public || !outcome) return DIBS_MISUSE;
-  int status = outcome_check(engine, outcome, outcome->message);
   struct run *run = (struct run *)(void *)public;
-  if (!status) status = finish_start(engine, run, outcome);
+  int status = outcome_check(engine, outcome, outcome->message);
+  if (!status) {
+    status = finish_start(engine, run, outcome);
+    if (status) finish_explain(outcome, status);
+  }
   outcome->status = status;
   if (status) return status;
   run->answer = outcome;
@@ -993,31 +1007,96 @@ static bool engine_is_done(const dibs_engine *engine) {
   return engine->status || (!engine->finished.first && !engine->turning);
 }
 
+/* Settle what is finished, what is being finished meanwhile, and what a turn
+** brought yet. */
+static int finished_flush(dibs_engine *engine) {
+  for (;;) {
+    while (engine->turning) cond_sleep(engine, &engine->news, NEVER);
+    ready_release(engine);
+    if (engine->status || !engine->finished.first) return engine->status;
+    int status = engine_turn(engine, false);
+    if (status) return status;
+  }
+}
+
+/* A lease that is given back. It does without the run, which its handler may
+** finish at any time. */
+struct returned {
+  dibs_settlement settlement;
+  unsigned epoch;
+  char receipt[RECEIPT_SIZE];
+};
+
+static size_t running_leave(dibs_engine *engine, struct returned *returned) {
+  size_t count = 0;
+  for (struct run *run = engine->running; run; run = run->next) {
+    if (run->released) continue;
+    struct returned *one = &returned[count++];
+    snprintf(one->receipt, sizeof one->receipt, "%s", run->public.job->receipt);
+    one->settlement.receipt = one->receipt;
+    one->settlement.action = DIBS_RELEASE;
+    one->epoch = run->epoch;
+    run->leaving = true;
+  }
+  return count;
+}
+
+/* Gives in *released how many were still ours. */
+static int returned_write(dibs_engine *engine, struct returned *returned,
+                          size_t count, size_t *released,
+                          char message[MESSAGE_SIZE]) {
+  int status;
+  dibs_db *db = engine->db;
+  engine_beat(engine);
+  if (!handle_enter(db, &status)) return status;
+  int64_t asked = db->now;
+  write_begin(db);
+  for (size_t i = 0; i < count && !db->status; i++) {
+    settlement_run(db, &returned[i].settlement,
+                   settle_time(engine, returned[i].epoch, asked));
+    *released += !returned[i].settlement.status;
+  }
+  sql_end(db);
+  snprintf(message, MESSAGE_SIZE, "%s", db->message);
+  return handle_leave(db);
+}
+
+/* If they could not be given back they are still ours, but for those whose
+** handlers have been told otherwise. */
+static void running_left(dibs_engine *engine, int status) {
+  for (struct run *run = engine->running; run; run = run->next) {
+    if (!run->leaving) continue;
+    run->leaving = false;
+    run->released = !status;
+    if (status)
+      engine->held++;
+    else
+      flags_raise(run, DIBS_RUN_LOST);
+  }
+}
+
 /* Give back what handlers still have: their runs stay until they are
 ** finished. */
 static int running_release(dibs_engine *engine, size_t *released) {
-  size_t count = 0, room = (size_t)engine->held;
-  dibs_settlement *settlements = calloc(room ? room : 1, sizeof *settlements);
-  if (!settlements) return DIBS_NOMEM;
-  for (struct run *run = engine->running; run && count < room;
-       run = run->next) {
-    if (run->released) continue;
-    settlements[count].receipt = run->public.job->receipt;
-    settlements[count++].action = DIBS_RELEASE;
-    run->released = true;
-    flags_raise(run, DIBS_RUN_LOST);
-  }
+  size_t given = 0;
+  char message[MESSAGE_SIZE] = "";
+  if (!engine->held) return DIBS_OK;
+  struct returned *returned = calloc((size_t)engine->held, sizeof *returned);
+  if (!returned) return DIBS_NOMEM;
+  size_t count = running_leave(engine, returned);
+  engine->held -= (int64_t)count;
   engine->turning = true;
   pthread_mutex_unlock(&engine->mutex);
-  int status = count ? dibs_settle(engine->db, settlements, count) : DIBS_OK;
-  if (status)
-    snprintf(engine->message, sizeof engine->message, "%s",
-             dibs_error(engine->db));
+  int status = returned_write(engine, returned, count, &given, message);
   pthread_mutex_lock(&engine->mutex);
+  running_left(engine, status);
   engine->turning = false;
+  if (status && !engine->status)
+    memcpy(engine->message, message, sizeof engine->message);
   pthread_cond_broadcast(&engine->news);
-  free(settlements);
-  if (released) *released = count;
+  if (!status) flagged_tell(engine);
+  free(returned);
+  if (released && !status) *released = given;
   return status;
 }
 
@@ -1033,21 +1112,14 @@ int dibs_engine_stop(dibs_engine *engine, int64_t grace, size_t *released) {
   if (engine->watching) dibs_interrupt(engine->db);
   pthread_cond_broadcast(&engine->jobs);
   ready_release(engine);
-  keeper_wake(engine);
   flagged_tell(engine);
   /* A turn may be bringing jobs yet. */
   while (!engine_is_done(engine) && engine_now(engine) < deadline) {
     cond_sleep(engine, &engine->news, deadline);
     ready_release(engine);
   }
-  while (engine->turning) cond_sleep(engine, &engine->news, NEVER);
-  ready_release(engine);
-  int status = engine->status;
-  if (!status && engine->finished.first) {
-    engine_turn(engine, false);
-    if (engine->finished.first) status = DIBS_BUSY;
-  }
-  if (!status && engine->running) status = running_release(engine, released);
+  int status = finished_flush(engine);
+  if (!status) status = running_release(engine, released);
   pthread_mutex_unlock(&engine->mutex);
   return status;
 }

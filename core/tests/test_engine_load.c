@@ -318,6 +318,10 @@ static void in_is_done_dead_and_present_without_a_sidecar(void **state) {
   run_load(*state, DIBS_WAKE_PORTABLE, 0);
 }
 
+static void a_sudden_stop_loses_nothing(void **state) {
+  run_load(*state, DIBS_WAKE_AUTO, 1);
+}
+
 /* ---- A process that stands still --------------------------------------------- */
 
 /* Long enough for a loaded machine, short enough for a test. */
@@ -381,6 +385,7 @@ int main(int count, char **arguments) {
   const struct CMUnitTest tests[] = {
       TEST_SYSTEM(in_is_done_dead_and_present),
       TEST_SYSTEM(in_is_done_dead_and_present_without_a_sidecar),
+      TEST_SYSTEM(a_sudden_stop_loses_nothing),
       TEST_SYSTEM(who_stands_still_loses_its_jobs),
       TEST_SYSTEM(who_stands_still_loses_its_jobs_without_a_sidecar),
   };

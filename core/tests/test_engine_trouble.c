@@ -496,6 +496,38 @@ static void running_jobs_finish_within_the_grace(void **state) {
   stop_and_close(engine);
 }
 
+static void what_does_not_finish_is_given_back(void **state) {
+  fixture *f = *state;
+  told t;
+  dibs_engine_options options = telling_options(4, &t);
+  dibs_settlement outcome = {.action = DIBS_ACK};
+  dibs_engine *engine = start(f, &options);
+  size_t released = 0;
+  fill(f, 6);
+  dibs_run *one = take_run(engine);
+  dibs_run *two = take_run(engine);
+  /* Two were claimed and not begun, two were not claimed. */
+  expect_int(counts(f, "q").running, 4);
+  expect_engine(engine, dibs_engine_stop(engine, 5, &released), DIBS_OK);
+  expect_int(released, 2);
+  for (int id = 1; id <= 6; id++) {
+    expect_state(f, id, DIBS_READY);
+    expect_int(look(f, id).attempt, 0);
+    expect_int(look(f, id).error_count, 0);
+  }
+  expect_int(dibs_run_flags(one), DIBS_RUN_STOPPING | DIBS_RUN_LOST);
+  expect_int(t.flagged, 2);
+  /* The handlers find out when they are done. */
+  expect_int(dibs_engine_finish(engine, one, &outcome), DIBS_LOST);
+  expect_int(dibs_engine_settle(engine, two, &outcome), DIBS_LOST);
+  expect_says(outcome.message, "given back");
+  expect_engine(engine, dibs_engine_stop(engine, 0, &released), DIBS_OK);
+  expect_int(released, 0);
+  stop_and_close(engine);
+  expect_int(t.settled, 0);
+  expect_int(counts(f, "q").ready, 6);
+}
+
 static void a_close_gives_everything_back(void **state) {
   fixture *f = *state;
   dibs_engine_options options = engine_options(4);
@@ -539,6 +571,132 @@ static void a_job_that_comes_behind_a_stop_is_given_back(void **state) {
   expect_int(stopper.released, 0);
   expect_int(counts(f, "q").ready, 2);
   expect_int(raw_int(f, "SELECT max(attempt) FROM dibs_ready"), 0);
+  stop_and_close(engine);
+}
+
+/* A handler finishes while its job is being given back. */
+static void a_run_may_end_while_it_is_given_back(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(2);
+  dibs_engine *engine = start(f, &options);
+  fill(f, 2);
+  dibs_run *one = take_run(engine);
+  dibs_run *two = take_run(engine);
+  sqlite3 *locker = lock_writes(f);
+  int before = begins;
+  call stopper = {.run = NULL};
+  call_start(&stopper, call_stop, engine, 0);
+  eventually(begins > before);
+  expect_int(finish(engine, one, DIBS_ACK), DIBS_LOST);
+  expect_int(settle(engine, two, DIBS_ACK), DIBS_LOST);
+  unlock_writes(locker);
+  expect_int(call_end(&stopper), DIBS_OK);
+  expect_int(stopper.released, 2);
+  expect_int(counts(f, "q").ready, 2);
+  stop_and_close(engine);
+}
+
+/* Each commit of the engine finishes one more. */
+static struct {
+  dibs_engine *engine;
+  dibs_run *runs[20];
+  _Atomic int finished;
+  _Atomic int wrong;
+} chain;
+
+static void chain_go_on(void) {
+  int next = chain.finished++;
+  if (next >= (int)COUNT(chain.runs)) return;
+  int status = finish(chain.engine, chain.runs[next], DIBS_ACK);
+  if (status != DIBS_OK && status != DIBS_LOST) chain.wrong++;
+}
+
+static void a_stop_settles_what_is_finished_meanwhile(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(COUNT(chain.runs) + 2);
+  size_t released = 0;
+  chain.engine = start(f, &options);
+  chain.finished = 0;
+  fill(f, COUNT(chain.runs) + 2);
+  dibs_run *last = take_run(chain.engine);
+  for (size_t i = 0; i < COUNT(chain.runs); i++) {
+    chain.runs[i] = take_run(chain.engine);
+  }
+  /* One that nobody began is settled first. */
+  at_commit = chain_go_on;
+  int status = dibs_engine_stop(chain.engine, 0, &released);
+  at_commit = NULL;
+  expect_engine(chain.engine, status, DIBS_OK);
+  expect_int(chain.wrong, 0);
+  expect_true(chain.finished > (int)COUNT(chain.runs));
+  expect_int(released, 1);
+  expect_int(finish(chain.engine, last, DIBS_ACK), DIBS_LOST);
+  stop_and_close(chain.engine);
+  expect_int(counts(f, "q").ready, 2);
+}
+
+/* What could not be given back is still ours, and can be at another try. */
+static void a_stop_that_fails_can_be_repeated(void **state) {
+  fixture *f = *state;
+  dibs_open_options open = system_options();
+  dibs_engine_options options = engine_options(3);
+  size_t released = 7;
+  open.busy_timeout = 20;
+  dibs_engine *engine = start_with(f, &open, &options);
+  fill(f, 2);
+  dibs_run *one = take_run(engine);
+  dibs_run *two = take_run(engine);
+  sqlite3 *locker = lock_writes(f);
+  expect_int(dibs_engine_stop(engine, 0, &released), DIBS_BUSY);
+  expect_int(released, 0);
+  expect_says(dibs_engine_error(engine), "20ms");
+  expect_int(dibs_run_flags(one), DIBS_RUN_STOPPING);
+  unlock_writes(locker);
+  expect_state(f, 1, DIBS_RUNNING);
+  expect_int(settle(engine, one, DIBS_ACK), DIBS_OK);
+  expect_engine(engine, dibs_engine_stop(engine, 0, &released), DIBS_OK);
+  expect_int(released, 1);
+  expect_int(finish(engine, two, DIBS_ACK), DIBS_LOST);
+  expect_state(f, 2, DIBS_READY);
+  stop_and_close(engine);
+}
+
+/* The lock was held for longer than a lease, by the clock. Nobody could take the
+** job, for the heart beats: it is given back, and no attempt is counted. */
+static void a_stop_gives_back_whatever_the_clock_says(void **state) {
+  fixture *f = *state;
+  dibs_open_options open = fixture_options(f);
+  dibs_engine_options options = engine_options(1);
+  size_t released = 0;
+  open.busy_timeout = 20;
+  dibs_engine *engine = start_with(f, &open, &options);
+  int64_t id = put(f, "q", "1");
+  take_run(engine);
+  sqlite3 *locker = lock_writes(f);
+  int before = begins;
+  f->now += HOUR;
+  eventually(begins > before); /* to extend the lease, which fails */
+  expect_int(dibs_engine_stop(engine, 0, &released), DIBS_BUSY);
+  unlock_writes(locker);
+  expect_engine(engine, dibs_engine_stop(engine, 0, &released), DIBS_OK);
+  expect_int(released, 1);
+  expect_state(f, id, DIBS_READY);
+  expect_int(look(f, id).attempt, 0);
+  stop_and_close(engine);
+}
+
+/* Those that were lost before are not given back. */
+static void a_stop_counts_what_it_gave_back(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(2);
+  dibs_engine *engine = start_driven(f, &options);
+  size_t released = 0;
+  fill(f, 2);
+  dibs_run *one = take_run(engine);
+  take_run(engine);
+  expect_ok(f->db, dibs_ack(f->db, one->job->receipt, NULL));
+  expect_engine(engine, dibs_engine_stop(engine, 0, &released), DIBS_OK);
+  expect_int(released, 1);
   stop_and_close(engine);
 }
 
@@ -855,8 +1013,14 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_wait_for_flags_knows_what_is_known),
       TEST(a_cancelled_job_is_not_given_out),
       TEST_SYSTEM(running_jobs_finish_within_the_grace),
+      TEST_SYSTEM(what_does_not_finish_is_given_back),
       TEST_SYSTEM(a_close_gives_everything_back),
       TEST_SYSTEM(a_job_that_comes_behind_a_stop_is_given_back),
+      TEST_SYSTEM(a_run_may_end_while_it_is_given_back),
+      TEST_SYSTEM(a_stop_settles_what_is_finished_meanwhile),
+      TEST_SYSTEM(a_stop_that_fails_can_be_repeated),
+      TEST(a_stop_gives_back_whatever_the_clock_says),
+      TEST(a_stop_counts_what_it_gave_back),
       TEST_SYSTEM(a_stop_meets_a_cancel),
       TEST_SYSTEM(several_engines_share_a_file),
       TEST_SYSTEM(engines_of_several_files_are_apart),
