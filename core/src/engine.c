@@ -132,7 +132,8 @@ struct dibs_engine {
 
 /* A test's clock, or one that does not jump. */
 static int64_t engine_now(const dibs_engine *engine) {
-  return engine->db->clock ? dibs_now(engine->db) : time_monotonic();
+  return engine->db && engine->db->clock ? dibs_now(engine->db)
+                                         : time_monotonic();
 }
 
 /* Sleep on a condition until then by the engine's time. */
@@ -800,8 +801,9 @@ static void finish_explain(dibs_settlement *outcome, int status) {
 int dibs_engine_finish(dibs_engine *engine, dibs_run *public,
                        const dibs_settlement *outcome) {
   if (!engine || !public || !outcome) return DIBS_MISUSE;
-  int status = outcome_check(engine, outcome, NULL);
   struct run *run = (struct run *)(void *)public;
+  if (run->engine != engine) return DIBS_MISUSE;
+  int status = outcome_check(engine, outcome, NULL);
   if (!status) status = finish_start(engine, run, outcome);
   if (status) return status;
   run_finish(engine, run);
@@ -816,6 +818,7 @@ int dibs_engine_settle(dibs_engine *engine, dibs_run *public,
   bool answered = false;
   if (!engine || !public || !outcome) return DIBS_MISUSE;
   struct run *run = (struct run *)(void *)public;
+  if (run->engine != engine) return DIBS_MISUSE;
   int status = outcome_check(engine, outcome, outcome->message);
   if (!status) {
     status = finish_start(engine, run, outcome);
@@ -847,6 +850,7 @@ int dibs_run_wait(dibs_run *public, int known, int64_t timeout) {
   if (!public) return DIBS_MISUSE;
   struct run *run = (struct run *)(void *)public;
   dibs_engine *engine = run->engine;
+  if (engine->pid != getpid()) return DIBS_FORKED;
   pthread_mutex_lock(&engine->mutex);
   int64_t deadline = deadline_in(engine, timeout);
   while (!(atomic_load(&run->flags) & ~known) && engine_now(engine) < deadline)

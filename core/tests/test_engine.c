@@ -331,6 +331,21 @@ static void nothing_is_misuse(void **state) {
   stop_and_close(engine);
 }
 
+static void a_run_belongs_to_its_engine(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(1);
+  dibs_settlement outcome = {.action = DIBS_ACK};
+  dibs_engine *one = start(f, &options);
+  dibs_engine *other = start(f, &options);
+  put(f, "q", "1");
+  dibs_run *run = take_run(one);
+  expect_int(dibs_engine_finish(other, run, &outcome), DIBS_MISUSE);
+  expect_int(dibs_engine_settle(other, run, &outcome), DIBS_MISUSE);
+  expect_int(settle(one, run, DIBS_ACK), DIBS_OK);
+  stop_and_close(one);
+  stop_and_close(other);
+}
+
 static void wrong_outcomes_leave_the_run_going_on(void **state) {
   fixture *f = *state;
   told t;
@@ -850,6 +865,7 @@ int main(void) {
       TEST_SYSTEM(wrong_options_are_refused),
       TEST_SYSTEM(an_open_that_fails_says_why),
       TEST_SYSTEM(nothing_is_misuse),
+      TEST_SYSTEM(a_run_belongs_to_its_engine),
       TEST_SYSTEM(wrong_outcomes_leave_the_run_going_on),
       TEST(finish_does_as_it_is_told),
       TEST(settle_does_as_it_is_told),

@@ -381,6 +381,70 @@ static void who_stands_still_loses_its_jobs_without_a_sidecar(void **state) {
   outlast_a_sleeper(*state, DIBS_WAKE_PORTABLE);
 }
 
+/* ---- Memory that runs out ----------------------------------------------------- */
+
+/* Open an engine, let it do two jobs, and close it, while memory fails once. What
+** fails is tried again. */
+static void live_without_memory(fixture *f, int64_t n) {
+  dibs_open_options open = system_options();
+  dibs_engine_options options = engine_options(2);
+  dibs_engine *engine = NULL;
+  dibs_settlement outcome = {.action = DIBS_FAIL, .error = "as it should be"};
+  options.worker = "w";
+  faults_memory_arm(n, 0);
+  int status = dibs_engine_open(f->path, &open, &options, &engine);
+  if (status == DIBS_OK) {
+    dibs_run *one = NULL, *two = NULL;
+    int first = dibs_engine_next(engine, LONG, &one);
+    int second = dibs_engine_next(engine, LONG, &two);
+    int finished = first ? first : dibs_engine_finish(engine, one, &outcome);
+    if (finished == DIBS_NOMEM) {
+      finished = dibs_engine_finish(engine, one, &outcome);
+    }
+    int settled = second ? second : settle(engine, two, DIBS_ACK);
+    int stopped = dibs_engine_stop(engine, LONG, NULL);
+    int failed = faults_memory_disarm(NULL);
+    if (first || second || finished || settled ||
+        (stopped && (stopped != DIBS_NOMEM || !failed))) {
+      fail_msg("allocation %d: %d %d %d %d %d", (int)n, first, second, finished,
+               settled, stopped);
+    }
+  } else {
+    faults_memory_disarm(NULL);
+    expect_int(status, DIBS_NOMEM);
+    if (engine) {
+      dibs_run *run = NULL;
+      expect_int(dibs_engine_next(engine, 0, &run), DIBS_NOMEM);
+      expect_int(dibs_engine_stop(engine, 0, NULL), DIBS_NOMEM);
+    }
+  }
+  expect_true(*dibs_engine_error(engine) != '\0' || status == DIBS_OK);
+  int closed = dibs_engine_close(engine);
+  expect_true(closed == DIBS_OK || closed == DIBS_NOMEM);
+}
+
+static void memory_runs_out_anywhere(void **state) {
+  fixture *f = *state;
+  int64_t stride = environment_number("DIBS_TEST_STRIDE", 37 * slowness());
+  int runs = 0;
+  int64_t calls = 0;
+  /* How many there are. */
+  fill(f, 2);
+  live_without_memory(f, 1000000000);
+  faults_memory_disarm(&calls);
+  expect_int(counts(f, "q").dead, 1);
+  for (int64_t n = 1; n <= calls + 10; n += n < 40 ? 1 : stride, runs++) {
+    raw_run(f, "DELETE FROM dibs_dead; DELETE FROM dibs_job;"
+               "DELETE FROM dibs_error; DELETE FROM dibs_ready");
+    fill(f, 2);
+    live_without_memory(f, n);
+    dibs_queue_stats q = counts(f, "q");
+    expect_int(q.running, 0);
+    expect_true((q.dead == 1 && q.ready == 0) || (q.dead == 0 && q.ready == 2));
+  }
+  print_message("%d failures of %d allocations\n", runs, (int)calls);
+}
+
 int main(int count, char **arguments) {
   const struct CMUnitTest tests[] = {
       TEST_SYSTEM(in_is_done_dead_and_present),
@@ -388,6 +452,7 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_sudden_stop_loses_nothing),
       TEST_SYSTEM(who_stands_still_loses_its_jobs),
       TEST_SYSTEM(who_stands_still_loses_its_jobs_without_a_sidecar),
+      TEST_SYSTEM(memory_runs_out_anywhere),
   };
   if (count == 4) return help_sleep(arguments[2], arguments[3][0] == '1');
   faults_memory_install();

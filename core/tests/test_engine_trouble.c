@@ -788,6 +788,48 @@ static void engines_of_several_files_are_apart(void **state) {
   expect_int(dibs_close(db), DIBS_OK);
 }
 
+/* In the child: which call was not refused; 0 when all were. */
+static int try_everything(dibs_engine *engine, dibs_run *run) {
+  dibs_settlement outcome = {.action = DIBS_ACK};
+  dibs_run *another = NULL;
+  if (dibs_engine_next(engine, 0, &another) != DIBS_FORKED) return 1;
+  if (dibs_engine_next(engine, DIBS_FOREVER, &another) != DIBS_FORKED) return 2;
+  if (dibs_engine_finish(engine, run, &outcome) != DIBS_FORKED) return 3;
+  if (dibs_engine_settle(engine, run, &outcome) != DIBS_FORKED) return 4;
+  if (outcome.status != DIBS_FORKED || !outcome.message[0]) return 5;
+  if (dibs_run_wait(run, 0, DIBS_FOREVER) != DIBS_FORKED) return 6;
+  if (dibs_engine_stop(engine, DIBS_FOREVER, NULL) != DIBS_FORKED) return 7;
+  dibs_engine_interrupt(engine);
+  if (dibs_run_flags(run) != 0) return 8;
+  if (dibs_engine_close(engine) != DIBS_FORKED) return 9;
+  return 0;
+}
+
+static void a_forked_child_is_refused(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(2);
+  dibs_engine *engine = start(f, &options);
+  call waiter = {.run = NULL};
+  put(f, "q", "1");
+  dibs_run *run = take_run(engine);
+  call_start(&waiter, call_next, engine, DIBS_FOREVER);
+  for (int i = 0; i < 5; i++) {
+    pid_t child = fork();
+    if (child == 0) _exit(try_everything(engine, run));
+    helper_end(child);
+  }
+  /* The parent goes on as if nothing had been. */
+  expect_int(waiter.done, 0);
+  expect_int(dibs_run_flags(run), 0);
+  int64_t id = put(f, "q", "1");
+  expect_int(call_end(&waiter), DIBS_OK);
+  expect_int(waiter.id, id);
+  expect_int(settle(engine, run, DIBS_ACK), DIBS_OK);
+  expect_int(settle(engine, waiter.run, DIBS_ACK), DIBS_OK);
+  stop_and_close(engine);
+  expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
+}
+
 /* ---- Trouble --------------------------------------------------------------- */
 
 static void a_lock_beyond_the_timeout_is_told_once(void **state) {
@@ -1024,6 +1066,7 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(a_stop_meets_a_cancel),
       TEST_SYSTEM(several_engines_share_a_file),
       TEST_SYSTEM(engines_of_several_files_are_apart),
+      TEST_SYSTEM(a_forked_child_is_refused),
       TEST_SYSTEM(a_lock_beyond_the_timeout_is_told_once),
       TEST_SYSTEM(a_full_disk_is_waited_for),
       TEST_SYSTEM(a_disk_that_fails_is_waited_for),
