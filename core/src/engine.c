@@ -563,6 +563,8 @@ static int engine_turn(dibs_engine *engine, bool claim) {
   bool was_empty = !engine->ready.first;
   const char *event = trouble_set(engine, status, turn.message);
   engine->unwritten = status != 0;
+  /* Others may have more luck with what we were woken for. */
+  if (status && turn.free) wake_everyone(engine->db->sidecar);
   turn_end_all(engine, &turn, status);
   bool ready = engine->ready_callback && was_empty && engine->ready.first;
   if (ready || event) {
@@ -624,6 +626,15 @@ static void engine_watch(dibs_engine *engine, int64_t deadline) {
   pthread_mutex_unlock(&engine->mutex);
   trouble_say(engine, event, status, message);
   pthread_mutex_lock(&engine->mutex);
+}
+
+/* End the watch, if there is one. If there was, it may have taken a signal that
+** no claim will follow: let the other engines look, too. */
+static void watch_end(dibs_engine *engine) {
+  if (engine->watching)
+    dibs_interrupt(engine->db);
+  else if (engine->db)
+    wake_everyone(engine->db->sidecar);
 }
 
 /* Whoever waits may claim: there is a free slot, and nobody else is at it. */
@@ -720,7 +731,7 @@ void dibs_engine_interrupt(dibs_engine *engine) {
   if (!engine || engine->pid != getpid()) return;
   pthread_mutex_lock(&engine->mutex);
   engine->interrupts++;
-  if (engine->watching) dibs_interrupt(engine->db);
+  watch_end(engine);
   pthread_cond_broadcast(&engine->jobs);
   pthread_mutex_unlock(&engine->mutex);
 }
@@ -1113,7 +1124,7 @@ int dibs_engine_stop(dibs_engine *engine, int64_t grace, size_t *released) {
   engine->stopped = true;
   for (struct run *run = engine->running; run; run = run->next)
     flags_raise(run, DIBS_RUN_STOPPING);
-  if (engine->watching) dibs_interrupt(engine->db);
+  watch_end(engine);
   pthread_cond_broadcast(&engine->jobs);
   ready_release(engine);
   flagged_tell(engine);
@@ -1272,7 +1283,7 @@ int dibs_engine_open(const char *path, const dibs_open_options *open_options,
 static void threads_end(dibs_engine *engine) {
   pthread_mutex_lock(&engine->mutex);
   engine->closing = true;
-  if (engine->watching) dibs_interrupt(engine->db);
+  watch_end(engine);
   pthread_cond_broadcast(&engine->jobs);
   pthread_cond_broadcast(&engine->news);
   keeper_wake(engine);

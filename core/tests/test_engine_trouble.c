@@ -867,6 +867,72 @@ static void a_lock_beyond_the_timeout_is_told_once(void **state) {
   expect_int(t.attempts_lost, 0);
 }
 
+/* After the commit under way, whoever begins the next transaction finds the
+** database locked. */
+static const char *lock_path;
+static sqlite3 *_Atomic lock_of_next;
+
+static void lock_now(void) {
+  at_begin = NULL;
+  sqlite3 *db = plain_open(lock_path);
+  sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+  lock_of_next = db;
+}
+
+static void lock_next(void) {
+  at_commit = NULL;
+  at_begin = lock_now;
+}
+
+/* Let no process have a monitor, which would tell of a write once more. */
+static int keep_monitors_away(fixture *f) {
+  char name[160];
+  struct flock roles = {.l_type = F_WRLCK,
+                        .l_whence = SEEK_SET,
+                        .l_start = ((off_t)1 << 30) + 65536,
+                        .l_len = 2};
+  snprintf(name, sizeof name, "%s-dibs", f->path);
+  int fd = open(name, O_RDWR | O_CLOEXEC);
+  expect_int(fcntl(fd, F_OFD_SETLK, &roles), 0);
+  return fd;
+}
+
+/* One engine is woken and cannot claim. The other must not sleep on, for a second
+** at most, beside a job. */
+static void a_claim_that_fails_passes_its_signal_on(void **state) {
+  fixture *f = *state;
+  dibs_open_options open = system_options();
+  dibs_engine_options options = engine_options(1);
+  call first = {.run = NULL}, second = {.run = NULL};
+  open.busy_timeout = 0;
+  int roles = keep_monitors_away(f);
+  dibs_engine *engine = start_with(f, &open, &options);
+  dibs_engine *other = start(f, &options);
+  expect_no_job(engine);
+  expect_no_job(other);
+  call_start(&first, call_next, engine, DIBS_FOREVER);
+  eventually(sidecar_waiters(f) == 1);
+  usleep(5000);
+  call_start(&second, call_next, other, DIBS_FOREVER);
+  eventually(sidecar_waiters(f) == 2);
+  usleep(5000);
+  lock_path = f->path;
+  lock_of_next = NULL;
+  at_commit = lock_next;
+  put(f, "q", "1");
+  eventually(lock_of_next);
+  usleep(1500000);
+  unlock_writes(lock_of_next);
+  eventually(first.done || second.done);
+  expect_int(sidecar_rescues(f), 0);
+  put(f, "q", "1");
+  expect_int(call_end(&first), DIBS_OK);
+  expect_int(call_end(&second), DIBS_OK);
+  stop_and_close(engine);
+  stop_and_close(other);
+  close(roles);
+}
+
 /* Finish, settle and next of many, while the disk fails; then it does not. */
 static void pass_trouble(fixture *f, enum disk_fault fault) {
   told t;
@@ -1068,6 +1134,7 @@ int main(int count, char **arguments) {
       TEST_SYSTEM(engines_of_several_files_are_apart),
       TEST_SYSTEM(a_forked_child_is_refused),
       TEST_SYSTEM(a_lock_beyond_the_timeout_is_told_once),
+      TEST_SYSTEM(a_claim_that_fails_passes_its_signal_on),
       TEST_SYSTEM(a_full_disk_is_waited_for),
       TEST_SYSTEM(a_disk_that_fails_is_waited_for),
       TEST_SYSTEM(what_cannot_pass_ends_the_engine),
