@@ -405,8 +405,8 @@ static void running_change(dibs_db *db, dibs_settlement *settlement,
 }
 
 /* In an operation whose arguments have been checked. */
-static int running_leave(dibs_db *db, const char *receipt,
-                         const struct running_change *change) {
+static int change_leave(dibs_db *db, const char *receipt,
+                        const struct running_change *change) {
   dibs_settlement settlement = {.receipt = receipt};
   settlement_start(&settlement);
   if (!db->status) {
@@ -428,7 +428,7 @@ int dibs_checkpoint(dibs_db *db, const char *receipt, dibs_payload payload,
   if (lease != DIBS_UNSET && (lease <= 0 || lease > TIME_MAX))
     handle_fail(db, DIBS_INVALID, "lease is %lld ms: give more than 0",
                 (long long)lease);
-  return running_leave(db, receipt, &change);
+  return change_leave(db, receipt, &change);
 }
 
 int dibs_progress(dibs_db *db, const char *receipt, double done,
@@ -447,5 +447,5 @@ int dibs_progress(dibs_db *db, const char *receipt, double done,
     memcpy(kept, text, size);
     kept[size] = 0;
   }
-  return running_leave(db, receipt, &change);
+  return change_leave(db, receipt, &change);
 }
