@@ -470,6 +470,9 @@ static void work(dibs_db *db) {
 static void settle_held(dibs_db *db) {
   size_t i;
   for (i = 0; i < sizeof receipts / sizeof receipts[0]; i++) {
+    EXPECT(db, DAMAGE_OR(LOST), dibs_progress(db, receipts[i], 0.5, "half"));
+    EXPECT(db, DAMAGE_OR(LOST),
+           dibs_checkpoint(db, receipts[i], dibs_json("[2]"), 1000));
     settle_one(db, receipts[i], (int)i + 1);
   }
 }
@@ -495,6 +498,33 @@ static void change(dibs_db *db) {
   }
   EXPECT(db, DAMAGE, dibs_redrive(db, name, 1, NULL, &skipped, &skipped_count));
   dibs_free(skipped);
+}
+
+/* What is paused and claimable at once, a claim may give. */
+static void pause_all(dibs_db *db) {
+  const char *all[] = {DIBS_ALL};
+  const char *names[] = {"work", "new", "a/*"};
+  dibs_job_list *jobs = NULL;
+  EXPECT(db, DAMAGE, dibs_pause(db, names, 3, NULL));
+  EXPECT(db, DAMAGE, dibs_pause(db, all, 1, NULL));
+  EXPECT(db, DAMAGE_OR(EMPTY), dibs_claim(db, all, 1, NULL, &jobs));
+  check_jobs(jobs);
+  dibs_job_list_free(jobs);
+  EXPECT(db, DAMAGE, dibs_resume(db, all, 1, NULL));
+}
+
+/* Each job, without waiting. */
+static void await_each(dibs_db *db) {
+  uint32_t allowed = DAMAGE_OR(NOT_FOUND) | STATUS(EMPTY);
+  int64_t id;
+  for (id = 1; id <= template_jobs; id++) {
+    dibs_job_list *jobs = NULL;
+    int state = 0;
+    if (EXPECT(db, allowed, dibs_await(db, id, 0, &state, &jobs)) == DIBS_OK)
+      REQUIRE(state == DIBS_DONE || state == DIBS_DEAD);
+    check_jobs(jobs);
+    dibs_job_list_free(jobs);
+  }
 }
 
 static void add_more(dibs_db *db) {
@@ -531,10 +561,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     look(db);
     look_at_each(db);
     settle_held(db);
+    pause_all(db);
     work(db);
     change(db);
     add_more(db);
     fuzz_now += DAY;
+    await_each(db);
     work(db);
     look(db);
     clean(db);

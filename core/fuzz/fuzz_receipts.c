@@ -124,6 +124,8 @@ static void settle_singly(const char *receipt) {
   EXPECT(db, refused, dibs_snooze(db, receipt, 1));
   EXPECT(db, refused, dibs_discard(db, receipt, NULL));
   EXPECT(db, refused, dibs_extend(db, receipt, 60000, &until));
+  EXPECT(db, refused, dibs_checkpoint(db, receipt, dibs_json("1"), 60000));
+  EXPECT(db, refused, dibs_progress(db, receipt, 0.5, "half"));
   REQUIRE(count_running() == 1);
 }
 
