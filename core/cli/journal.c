@@ -159,15 +159,16 @@ static void draw(struct journal *journal, const struct tally *tally) {
   journal->last = *tally;
 }
 
-void journal_status(struct journal *journal, const struct tally *tally) {
+int journal_status(struct journal *journal, const struct tally *tally) {
   int64_t now = steady_ms();
-  if (!journal->terminal || journal->line_open || journal->size > 0) return;
-  if (now - journal->drawn < STATUS_PERIOD) return;
+  if (!journal->terminal || journal->line_open) return 0;
   if (journal->shown && journal->rate < 0.5 &&
       memcmp(&journal->last, tally, sizeof *tally) == 0)
-    return;
+    return 0;
+  if (journal->size > 0 || now - journal->drawn < STATUS_PERIOD) return 1;
   measure_rate(journal, tally, now);
   draw(journal, tally);
+  return 1;
 }
 
 /* ------------------------------------------------------------------------ */

@@ -74,8 +74,9 @@ void journal_say(struct journal *journal, const char *event, const char *text,
 /* The last line. */
 void journal_sum(struct journal *journal, const struct tally *tally);
 
-/* Show the status line, when it is time and something has changed. */
-void journal_status(struct journal *journal, const struct tally *tally);
+/* Show the status line, when it is time and something has changed. Nonzero when
+** it will have something new to show though nothing happens. */
+int journal_status(struct journal *journal, const struct tally *tally);
 
 /* Take the status line away and write everything, before somebody else writes
 ** to stderr. */

@@ -792,24 +792,26 @@ typedef struct dibs_engine_options {
   int64_t lease;      /* ms; default 15 s; extended when a third is over */
   const char *worker; /* name to record; NULL: none */
   int in_order;       /* as in dibs_claim_options */
-  int reserved;
+  int drain;     /* nonzero: claim no more once there is nothing to claim while
+                 ** no run is unsettled */
   void *context; /* for the callbacks; borrowed until dibs_engine_close() */
   /* For event loops; NULL: none. They are called by threads of the engine, not
   ** two at a time, and must call no function of the engine but
   ** dibs_run_flags(). With `ready` the engine has a second thread, which waits
   ** for jobs; it is called when dibs_engine_next() would give a job, and again
-  ** only when all have been taken. */
+  ** only when all have been taken; and once `drain` has come to its end. */
   void (*ready)(void *context);
   void (*flagged)(void *context); /* a run has a new flag */
   void (*settled)(void *context, const dibs_run *run,
                   const dibs_settlement *outcome); /* finished, and on disk, or
                        ** refused; the run ends behind the call */
+  int64_t max_jobs; /* claim no more than so many; DIBS_UNSET: no such end */
 } dibs_engine_options;
 
 #define DIBS_ENGINE_OPTIONS_INIT                                               \
   {                                                                            \
     sizeof(dibs_engine_options), NULL, 0, DIBS_UNSET, DIBS_UNSET, NULL, 0, 0,  \
-        NULL, NULL, NULL, NULL                                                 \
+        NULL, NULL, NULL, NULL, DIBS_UNSET                                     \
   }
 
 /*
@@ -832,7 +834,8 @@ DIBS_API const char *dibs_engine_error(dibs_engine *engine);
 **
 ** DIBS_EMPTY        none came within the timeout, or all slots are taken
 ** DIBS_INTERRUPTED  dibs_engine_interrupt() was called
-** DIBS_CLOSED       the engine was stopped
+** DIBS_CLOSED       none will come: the engine was stopped, or has come to the
+**                   end that `drain` or `max_jobs` sets; runs may be under way
 ** and what makes the database unusable for good: DIBS_CORRUPT, DIBS_SCHEMA, ...
 */
 DIBS_API int dibs_engine_next(dibs_engine *engine, int64_t timeout,
@@ -869,10 +872,15 @@ DIBS_API int dibs_run_wait(dibs_run *run, int known, int64_t timeout);
 ** `grace` ms until all runs are finished and settled. What is not finished then
 ** is given back without an attempt being counted; finishing it gives DIBS_LOST.
 ** *released (may be NULL): how many those are. When the database cannot be used
-** they stay with their leases: the status says why.
+** they stay with their leases: the status says why. Another writer is waited for
+** until the end of the grace, or 5 s if that is less.
 */
 DIBS_API int dibs_engine_stop(dibs_engine *engine, int64_t grace,
                               size_t *released);
+
+/* The first part of dibs_engine_stop(), for event loops: claim no more, give back
+** what no handler has begun, and return at once. Runs go on. */
+DIBS_API void dibs_engine_stop_begin(dibs_engine *engine);
 
 /* Stop without grace, unless stopped before, and free all, runs included. No
 ** thread may be in a call. In a forked child DIBS_FORKED. */

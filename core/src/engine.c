@@ -45,6 +45,7 @@
 #define CLOCK_DRIVEN 50    /* ms between looks at a clock that a test drives */
 #define PAUSE_FIRST  100   /* ms before trying again */
 #define PAUSE_LAST   5000  /* ms, at most */
+#define STOP_BUSY    5000 /* ms that a stop waits for another writer at least */
 #define MESSAGE_SIZE 640
 #define RECEIPT_SIZE 48
 #define NEVER        INT64_MAX
@@ -87,6 +88,7 @@ struct dibs_engine {
   int64_t pause_last; /* ms: whoever pauses longer comes too late to extend */
   char *worker;       /* owned; NULL */
   bool in_order;
+  bool drain;
   void *context;
   void (*ready_callback)(void *);
   void (*flagged_callback)(void *);
@@ -96,10 +98,11 @@ struct dibs_engine {
   pthread_t waiter;
   bool keeper_runs;
   bool waiter_runs;
-  _Atomic int64_t beat;    /* ms since boot: the last */
-  _Atomic unsigned epoch;  /* counts pauses that were longer than the lease */
-  _Atomic uint32_t word;   /* in place of a mail word */
-  pthread_mutex_t telling; /* held during callbacks; never with the mutex */
+  _Atomic int64_t beat;     /* ms since boot: the last */
+  _Atomic unsigned epoch;   /* counts pauses that were longer than the lease */
+  _Atomic uint32_t word;    /* in place of a mail word */
+  _Atomic int64_t patience; /* monotonic ms: wait for no writer any more */
+  pthread_mutex_t telling;  /* held during callbacks; never with the mutex */
 
   pthread_mutex_t mutex; /* for all that follows */
   pthread_cond_t jobs;   /* there may be something for next() */
@@ -108,6 +111,7 @@ struct dibs_engine {
   struct run *running; /* doubly linked */
   struct run_list finished;
   int64_t held;  /* ready and running ones */
+  int64_t left;  /* jobs that may be claimed yet; NEVER: all */
   int nexts;     /* threads in next() */
   bool turning;  /* a turn is under way */
   bool watching; /* somebody is the watcher */
@@ -175,10 +179,11 @@ static void engine_beat(dibs_engine *engine) {
   if (engine->holder != DIBS_UNSET) sidecar_beat(engine->db->sidecar);
 }
 
-void engine_wait(dibs_engine *engine) {
+bool engine_wait(dibs_engine *engine) {
   int64_t since = time_since_boot() - atomic_load(&engine->beat);
   if (since >= BEAT_MOST / 10 || since >= engine->extend_every / 2)
     engine_beat(engine);
+  return time_monotonic() < atomic_load(&engine->patience);
 }
 
 /* -------------------------------------------------------------------- runs */
@@ -513,10 +518,13 @@ static void jobs_tell(dibs_engine *engine, int64_t count) {
   for (int64_t i = 0; i <= count; i++) pthread_cond_signal(&engine->jobs);
 }
 
+static void ready_release(dibs_engine *engine);
+
 static void turn_take(dibs_engine *engine, struct turn *turn, bool claim) {
   turn->finished = engine->finished;
   engine->finished = (struct run_list){NULL, NULL};
   turn->free = claim && !engine->stopped ? engine->slots - engine->held : 0;
+  if (turn->free > engine->left) turn->free = engine->left;
   turn_keep(engine, turn);
 }
 
@@ -529,6 +537,8 @@ static void turn_succeed(dibs_engine *engine, struct turn *turn) {
   while ((run = run_list_take(&turn->claimed)))
     run_list_add(&engine->ready, run);
   engine->held += turn->claimed_count;
+  if (engine->left < NEVER) engine->left -= turn->claimed_count;
+  if (engine->stopped) ready_release(engine);
 }
 
 /* What the callbacks are to be told. Without the mutex, but nobody else is
@@ -546,6 +556,11 @@ static void turn_end_all(dibs_engine *engine, struct turn *turn, int status) {
   else
     turn_succeed(engine, turn);
   free(turn->kept);
+}
+
+/* It has nothing that could become claimable. */
+static bool engine_is_empty(const dibs_engine *engine) {
+  return !engine->held && !engine->finished.first && !engine->turning;
 }
 
 static void keeper_wake(dibs_engine *engine) {
@@ -579,6 +594,8 @@ static int engine_turn(dibs_engine *engine, bool claim) {
   engine->turning = false;
   jobs_tell(engine, turn.claimed_count);
   if (engine->finished.first) keeper_wake(engine);
+  if (engine->drain && engine->watching && engine_is_empty(engine))
+    dibs_interrupt(engine->db); /* for the last look */
   pthread_cond_broadcast(&engine->news);
   return status;
 }
@@ -609,18 +626,31 @@ static bool watch_run(dibs_engine *engine, int64_t wait, int *status,
   return found && !*status;
 }
 
+/* A draining engine has found nothing, and has nothing that could change that. */
+static void drained(dibs_engine *engine) {
+  engine->left = 0;
+  pthread_cond_broadcast(&engine->jobs);
+  if (!engine->ready_callback) return;
+  pthread_mutex_unlock(&engine->mutex);
+  callback_tell(engine, engine->ready_callback);
+  pthread_mutex_lock(&engine->mutex);
+}
+
 /* With the mutex, which is let go of meanwhile; nobody else may be watching. */
 static void engine_watch(dibs_engine *engine, int64_t deadline) {
   int status;
   char message[MESSAGE_SIZE];
+  bool last = engine->drain && engine_is_empty(engine);
   int64_t wait =
       deadline == NEVER ? DIBS_FOREVER : deadline - engine_now(engine);
+  if (wait < 0 || last) wait = 0;
   engine->watching = true;
   pthread_mutex_unlock(&engine->mutex);
-  bool found = watch_run(engine, wait > 0 ? wait : 0, &status, message);
+  bool found = watch_run(engine, wait, &status, message);
   pthread_mutex_lock(&engine->mutex);
   engine->watching = false;
   if (found) engine->eager = true;
+  if (last && !found && !status) drained(engine);
   /* That it can be read does not mean that it can be written. */
   if (!status && engine->unwritten) return;
   const char *event = trouble_set(engine, status, message);
@@ -643,7 +673,7 @@ static void watch_end(dibs_engine *engine) {
 /* Whoever waits may claim: there is a free slot, and nobody else is at it. */
 static bool engine_is_idle(const dibs_engine *engine) {
   return !engine->turning && !engine->watching && !engine->stopped &&
-         !engine->status && engine->held < engine->slots &&
+         !engine->status && engine->held < engine->slots && engine->left &&
          !engine_rests(engine);
 }
 
@@ -661,6 +691,7 @@ static void run_return(dibs_engine *engine, struct run *run) {
   run->settlement = (dibs_settlement){.receipt = run->public.job->receipt,
                                       .action = DIBS_RELEASE};
   engine->held--;
+  if (engine->left < NEVER) engine->left++;
   run_list_add(&engine->finished, run);
 }
 
@@ -692,7 +723,7 @@ static int next_wait(dibs_engine *engine, int64_t deadline, struct run **run) {
   bool looked = false;
   while (engine->stopped || !(*run = ready_take(engine))) {
     if (engine->status) return engine->status;
-    if (engine->stopped) return DIBS_CLOSED;
+    if (engine->stopped || !engine->left) return DIBS_CLOSED;
     if (engine->interrupts != interrupts) return DIBS_INTERRUPTED;
     bool over = engine_now(engine) >= deadline;
     if (over && (looked || engine->ready_callback)) return DIBS_EMPTY;
@@ -723,7 +754,9 @@ int dibs_engine_next(dibs_engine *engine, int64_t timeout, dibs_run **out) {
   int status = next_wait(engine, deadline_in(engine, timeout), &run);
   engine->nexts--;
   /* Another has to watch in our place. */
-  if ((engine->nexts && !engine->watching) || engine->ready_callback)
+  bool waiter =
+      engine->ready_callback && !engine->ready.first && engine_is_idle(engine);
+  if ((engine->nexts && !engine->watching) || waiter)
     pthread_cond_signal(&engine->jobs);
   pthread_mutex_unlock(&engine->mutex);
   if (run) *out = &run->public;
@@ -1118,12 +1151,8 @@ static int running_release(dibs_engine *engine, size_t *released) {
   return status;
 }
 
-int dibs_engine_stop(dibs_engine *engine, int64_t grace, size_t *released) {
-  if (released) *released = 0;
-  if (!engine) return DIBS_MISUSE;
-  if (engine->pid != getpid()) return DIBS_FORKED;
-  pthread_mutex_lock(&engine->mutex);
-  int64_t deadline = deadline_in(engine, grace);
+/* With the mutex, which is let go of meanwhile. */
+static void stop_begin(dibs_engine *engine) {
   engine->stopped = true;
   for (struct run *run = engine->running; run; run = run->next)
     flags_raise(run, DIBS_RUN_STOPPING);
@@ -1131,6 +1160,32 @@ int dibs_engine_stop(dibs_engine *engine, int64_t grace, size_t *released) {
   pthread_cond_broadcast(&engine->jobs);
   ready_release(engine);
   flagged_tell(engine);
+}
+
+void dibs_engine_stop_begin(dibs_engine *engine) {
+  if (!engine || engine->pid != getpid()) return;
+  pthread_mutex_lock(&engine->mutex);
+  stop_begin(engine);
+  pthread_mutex_unlock(&engine->mutex);
+}
+
+/* A stop must not last as long as other writers please, nor leave jobs unsettled
+** because one was writing just then. */
+static int64_t stop_patience(int64_t grace) {
+  int64_t now = time_monotonic();
+  if (grace < STOP_BUSY) grace = STOP_BUSY;
+  return grace > NEVER - now ? NEVER : now + grace;
+}
+
+int dibs_engine_stop(dibs_engine *engine, int64_t grace, size_t *released) {
+  if (released) *released = 0;
+  if (!engine) return DIBS_MISUSE;
+  if (engine->pid != getpid()) return DIBS_FORKED;
+  pthread_mutex_lock(&engine->mutex);
+  int64_t deadline = deadline_in(engine, grace);
+  if (grace > 0 || atomic_load(&engine->patience) == NEVER)
+    atomic_store(&engine->patience, stop_patience(grace));
+  stop_begin(engine);
   /* A turn may be bringing jobs yet. */
   while (!engine_is_done(engine) && engine_now(engine) < deadline) {
     cond_sleep(engine, &engine->news, deadline);
@@ -1175,6 +1230,9 @@ static int options_refuse(dibs_engine *engine,
     return engine_fail(engine, DIBS_INVALID,
                        "lease is %lld ms: give more than 0",
                        (long long)options->lease);
+  if (options->max_jobs != DIBS_UNSET && options->max_jobs < 1)
+    return engine_fail(engine, DIBS_INVALID, "max_jobs is %lld: give 1 or more",
+                       (long long)options->max_jobs);
   if (options->worker && name_problem(options->worker))
     return engine_fail(engine, DIBS_INVALID, "worker '%s' %s", options->worker,
                        name_problem(options->worker));
@@ -1199,6 +1257,8 @@ static int options_take(dibs_engine *engine,
   engine->pause_last =
       engine->extend_every < PAUSE_LAST ? engine->extend_every : PAUSE_LAST;
   engine->in_order = options->in_order != 0;
+  engine->drain = options->drain != 0;
+  engine->left = options->max_jobs == DIBS_UNSET ? NEVER : options->max_jobs;
   engine->context = options->context;
   engine->ready_callback = options->ready;
   engine->flagged_callback = options->flagged;
@@ -1277,6 +1337,7 @@ int dibs_engine_open(const char *path, const dibs_open_options *open_options,
   }
   engine->pid = getpid();
   engine->holder = DIBS_UNSET;
+  atomic_store(&engine->patience, NEVER);
   *out = engine;
   int status = dibs_open(path, open_options, &engine->db);
   if (status) return engine_fail(engine, status, "%s", dibs_error(engine->db));

@@ -361,7 +361,7 @@ static int busy_wait(void *context, int count) {
   if (waited >= db->busy_timeout) return 0;
   if (!count) db->self_blocked = attached_blocks(db);
   if (db->self_blocked) return 0;
-  if (db->engine) engine_wait(db->engine);
+  if (db->engine && !engine_wait(db->engine)) return 0;
   int64_t length = busy_nap(db, count, waited);
   if (!db->sidecar) {
     struct timespec pause = {.tv_nsec = (long)length * 1000};

@@ -1129,7 +1129,8 @@ void settlement_run(dibs_db *db, dibs_settlement *settlement, int64_t time);
 
 /* ------------------------------------------------------------------ engine */
 
-/* Called while the engine's handle waits for another writer. */
-void engine_wait(dibs_engine *engine);
+/* Called while the engine's handle waits for another writer. False when it is to
+** wait no longer. */
+bool engine_wait(dibs_engine *engine);
 
 #endif

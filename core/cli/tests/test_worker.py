@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -253,6 +253,15 @@ def test_exit_69_releases_without_an_attempt(queue):
     assert "last_error" not in job
 
 
+def test_what_is_given_back_is_not_claimed_again_at_once(queue):
+    queue.enqueue("1")
+    begin = time.monotonic()
+    done = queue.worker("--max-jobs", "4", "--json", *shell("exit 69"))
+    took = time.monotonic() - begin
+    assert done.stderr.count(b'"released"') == 4 + 1  # and the sum
+    assert took >= 3 * 0.1, "at most ten times a second"
+
+
 def test_a_signal_retries_and_is_named(queue):
     id_ = queue.enqueue("1")
     queue.worker("--once", *shell("kill -SEGV $$"))
@@ -418,18 +427,53 @@ def test_a_lease_is_extended_while_its_command_runs(queue):
     assert (job["state"], job["attempt"]) == ("done", 1)
 
 
-def test_cancelling_ends_the_command(queue):
+# With a lease of an hour, nothing is noticed when the lease is extended.
+
+
+def test_cancelling_ends_the_command_at_once(queue):
     pids = queue.folder / "pids"
     id_ = queue.enqueue("1")
     script = f"echo $$ > {pids}; exec sleep 1000"
-    with queue.running("--lease", "300ms", *shell(script)) as worker:
+    with queue.running("--lease", "1h", *shell(script)) as worker:
         (pid,) = read_numbers(pids, 1)
         queue.run("cancel", id_)
         wait_until(lambda: not is_alive(pid), "end of the command")
         code, stderr = stop(worker)
     assert code == 0
     assert "void" in stderr
+    assert "lost 1" in stderr
     queue.run("get", id_, code=3)
+
+
+def test_cancelling_kills_what_outlasts_the_grace(queue):
+    pids = queue.folder / "pids"
+    id_ = queue.enqueue("1")
+    asked = queue.folder / "asked"
+    script = f"trap 'touch {asked}' TERM; echo $$ > {pids}; while :; do sleep 0.1; done"
+    words = ["--lease", "1h", "--grace", "300ms", "--once"]
+    with queue.running(*words, *shell(script)) as worker:
+        (pid,) = read_numbers(pids, 1)
+        queue.run("cancel", id_)
+        assert worker.wait(DEADLINE) == 0
+    assert asked.exists(), "it was killed without having been asked"
+    assert not is_alive(pid)
+
+
+def test_cancelling_one_leaves_the_others(queue):
+    pids, go = queue.folder / "pids", queue.folder / "go"
+    ids = [queue.enqueue("--keep", "1h", str(n)) for n in range(3)]
+    script = f"echo $DIBS_JOB_ID $$ >> {pids}; until [ -e {go} ]; do sleep 0.02; done"
+    with queue.running("-j", "3", "--lease", "1h", *shell(script)) as worker:
+        numbers = read_numbers(pids, 6)
+        pid_of = dict(zip(numbers[::2], numbers[1::2], strict=True))
+        queue.run("cancel", ids[1])
+        wait_until(lambda: not is_alive(pid_of[ids[1]]), "end of the command")
+        assert is_alive(pid_of[ids[0]]) and is_alive(pid_of[ids[2]])
+        go.touch()
+        wait_until(lambda: not queue.count("running"), "end of the others")
+        assert stop(worker)[0] == 0
+    outcomes = [queue.get(id_)["outcome"] for id_ in ids]
+    assert outcomes == ["acked", "cancelled", "acked"]
 
 
 # ---- The worker dies --------------------------------------------------------
@@ -469,6 +513,53 @@ def test_a_guard_that_dies_is_replaced(queue):
         worker.wait()
         for pid in family:
             wait_until(lambda: not is_alive(pid), f"end of {pid}")
+
+
+RERUN = "echo $$ >> {0}; [ $DIBS_ATTEMPT = 2 ] || exec sleep 1000"
+
+
+def test_a_killed_workers_job_runs_elsewhere_at_once(queue):
+    pids = queue.folder / "pids"
+    id_ = queue.enqueue("--keep", "1h", "1")
+    words = ["--lease", "1h", "--once", *shell(RERUN.format(pids))]
+    with queue.running(*words) as one:
+        (pid,) = read_numbers(pids, 1)
+        with queue.running(*words) as two:
+            wait_until(lambda: children_of(two.pid), "the other worker")
+            one.kill()
+            one.wait()
+            assert two.wait(DEADLINE) == 0
+    wait_until(lambda: not is_alive(pid), "end of the first command")
+    job = queue.get(id_)
+    assert (job["state"], job["attempt"], job["crashes"]) == ("done", 2, 1)
+    assert "died" in job["errors"][0]["text"]
+
+
+def test_no_guard_holds_the_database(queue):
+    """Or it would hold the jobs of a dead worker. A second one is forked while
+    the database is open."""
+    pids = queue.folder / "pids"
+
+    def opened(pid):
+        files = set()
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed just now
+                files.add(os.readlink(link))
+        return {file for file in files if file.startswith(str(queue.path))}
+
+    def guards():
+        found = children_of(worker.pid).items()
+        return {pid for pid, (comm, _) in found if comm == "dibs-guard"}
+
+    queue.enqueue("1")
+    with queue.running(*shell(f"echo $$ > {pids}; exec sleep 1000")) as worker:
+        read_numbers(pids, 1)
+        assert f"{queue.path}-dibs" in opened(worker.pid)
+        (first,) = guards()
+        assert opened(first) == set()
+        os.kill(first, signal.SIGKILL)
+        (second,) = wait_until(lambda: guards() - {first}, "a new guard")
+        wait_until(lambda: not opened(second), "it to let go of what it inherited")
 
 
 def test_polite_signals_to_the_group_leave_the_guard(queue):
@@ -572,6 +663,23 @@ def test_drain_leaves_scheduled_jobs(queue):
     queue.enqueue("--delay", "1h", "1")
     queue.worker("--drain", "-j", "2", "--", "true")
     assert (queue.count("ready"), queue.count("scheduled")) == (0, 1)
+
+
+def test_drain_goes_on_with_what_its_jobs_leave(queue):
+    """The next of a lane is ready only when the one before it is done."""
+    for n in range(5):
+        queue.enqueue("--key", "k", str(n))
+    done = queue.worker("--drain", "-j", "3", *shell("cat; sleep 0.01"))
+    assert done.stdout == b"01234"
+
+
+def test_drain_waits_for_its_own_jobs_only(queue):
+    queue.enqueue("--keep", "1h", "1")
+    queue.run("claim")
+    mine = queue.enqueue("--keep", "1h", "2")
+    queue.worker("--drain", *shell("sleep 0.2"))
+    assert queue.get(mine)["state"] == "done"
+    assert queue.count("running") == 1
 
 
 def test_drain_of_nothing(queue):
@@ -689,10 +797,11 @@ def test_a_locked_database_holds_up_no_timeout(queue):
         other.close()
 
 
-def test_a_stop_does_not_wait_for_a_locked_database_for_ever(queue):
+@pytest.mark.parametrize("patience", ["100ms", "1h"])
+def test_a_stop_does_not_wait_for_a_locked_database_for_ever(queue, patience):
     started = queue.folder / "started"
-    queue.enqueue("1")
-    words = ["--grace", "100ms", "--busy-timeout", "100ms"]
+    id_ = queue.enqueue("1")
+    words = ["--grace", "100ms", "--busy-timeout", patience]
     script = f"touch {started}; exec sleep 1000"
     with queue.running(*words, *shell(script)) as worker:
         wait_until(started.exists, "the command")
@@ -702,6 +811,26 @@ def test_a_stop_does_not_wait_for_a_locked_database_for_ever(queue):
         other.close()
     assert code == 6
     assert "could not be settled" in stderr
+    # Nobody holds it any more.
+    queue.worker("--once", "--", "true")
+    queue.run("get", id_, code=3)
+
+
+def test_a_database_that_is_lost_ends_the_worker(queue):
+    pids = queue.folder / "pids"
+    queue.run("enqueue", "--lines", input=b"1\n2\n")
+    script = f"read n; echo $$ >> {pids}; [ $n = 1 ] && exec sleep 1000; exit 0"
+    with queue.running(*shell(script)) as worker:
+        (pid,) = read_numbers(pids, 1)
+        other = sqlite3.connect(queue.path, isolation_level=None)
+        other.execute("PRAGMA writable_schema=ON")
+        other.execute("DROP TABLE dibs_leased")
+        other.close()
+        os.kill(pid, signal.SIGTERM)
+        _, stderr = worker.communicate(timeout=DEADLINE)
+    assert worker.returncode in (7, 8)
+    assert b"dibs_leased" in stderr
+    assert len(pids.read_text().split()) == 1, "it went on"
 
 
 def test_too_few_descriptors_lose_nothing(queue):
@@ -736,7 +865,7 @@ def test_the_soft_limit_of_descriptors_binds_commands_only(queue):
 def small_disk(tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
-    size = "size=2m"
+    size = "size=8m"  # the -wal file takes 4 MiB before it begins anew
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", mount])
     if done.returncode != 0:
         pytest.skip("this user cannot mount a small file system")
@@ -768,6 +897,33 @@ def test_a_full_disk_loses_nothing(small_disk):
     assert "recovered" in events
     assert (queue.count("done"), queue.count("ready")) == (200, 0)
     assert len(ids.read_text()) == 400, "a job ran twice"
+
+
+# ---- Nothing to do ----------------------------------------------------------
+
+
+def switches(pid):
+    """How often the threads of a process have gone to sleep."""
+    count = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        found = re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", status.read_text())
+        count += int(found[1])
+    return count
+
+
+def test_an_idle_worker_sleeps(queue):
+    """It wakes once a second to look, in case a signal was lost, and its heart
+    beats every five. One that polled would wake ten times as often."""
+    ready = queue.folder / "ready"
+    queue.enqueue("1")
+    with queue.running("-j", "4", "--", "touch", str(ready)) as worker:
+        wait_until(ready.exists, "the worker")
+        wait_until(lambda: not queue.count("running"), "the end of the job")
+        time.sleep(0.5)  # what follows a commit: looks of the monitor
+        begin, before = time.monotonic(), switches(worker.pid)
+        time.sleep(3)
+        took = time.monotonic() - begin
+        assert (switches(worker.pid) - before) / took < 5
 
 
 # ---- Much of it -------------------------------------------------------------
