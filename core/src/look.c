@@ -263,9 +263,22 @@ static bool unfinished_look(dibs_db *db, struct patterns patterns) {
   return found && !db->status;
 }
 
+/* Do what a claim would do first, if it is time: there may be nobody who claims.
+** Gives when it will be time again. */
+static int64_t time_tidy(dibs_db *db) {
+  if (tidy_next(db) <= db->now) {
+    sql_begin_write(db);
+    tidy(db, (struct patterns){NULL, 0});
+    sql_end(db);
+  }
+  int64_t next = tidy_next(db);
+  return next > db->now ? next : db->now + 1;
+}
+
 int dibs_join(dibs_db *db, const char *const *queues, size_t count,
               int64_t timeout) {
   int status;
+  int64_t due = DIBS_FOREVER;
   bool found = false;
   if (!handle_enter(db, &status)) return status;
   struct patterns patterns = pattern_or_default(db, queues, count);
@@ -278,8 +291,9 @@ int dibs_join(dibs_db *db, const char *const *queues, size_t count,
       handle_wait_look(db, &waiting);
       db->now = dibs_now(db);
       duties(db);
+      due = time_tidy(db);
       found = unfinished_look(db, patterns);
-    } while (found && !db->status && handle_wait(db, &waiting, DIBS_FOREVER));
+    } while (found && !db->status && handle_wait(db, &waiting, due));
     handle_wait_end(db, &waiting, false);
   }
   if (found)

@@ -328,8 +328,24 @@ static void peek_leaves_expired_jobs_out(void **state) {
   dibs_job_list_free(jobs);
 }
 
+/* Nobody claims, but whoever waits for the end sees to what time alone ends. */
+static void a_join_ends_with_what_time_ends(void **state) {
+  fixture *f = *state;
+  const char *queue = "q";
+  dibs_job_options options = no_options();
+  options.expires = MINUTE;
+  put_with(f, "q", "1", &options);
+  options = no_options();
+  options.stage = MINUTE;
+  put_with(f, "q", "2", &options);
+  expect_status(f->db, dibs_join(f->db, &queue, 1, 0), DIBS_EMPTY);
+  f->now += MINUTE;
+  expect_ok(f->db, dibs_join(f->db, &queue, 1, 5000));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      TEST(a_join_ends_with_what_time_ends),
       TEST(a_staged_job_waits_for_its_commit),
       TEST(a_staged_job_can_be_aborted),
       TEST(a_late_commit_is_told_so),
