@@ -103,10 +103,12 @@ static unsigned file_version(dibs_db *db) {
 
 /* ---------------------------------------------------- the host's connection */
 
-/* SQLite refuses a savepoint within a statement that writes, and only then. */
+/* SQLite refuses a savepoint within a statement that writes, as being busy; a
+** savepoint waits for no lock. */
 static void savepoint_begin(dibs_db *db) {
   sql_run(db, SQL_SAVEPOINT, SQL_NONE);
-  if (db->status && db->status != DIBS_BUSY) return;
+  if (db->status && db->status != DIBS_BUSY && db->status != DIBS_SNAPSHOT)
+    return;
   db->mode = db->status ? MODE_BARE : MODE_SAVEPOINT;
   handle_clear(db);
 }

@@ -273,6 +273,8 @@ static void within_a_statement_that_writes_elsewhere(void **state) {
   run(h.sqlite, "CREATE TEMP TABLE u AS SELECT put() AS x FROM t");
   expect_int(jobs(f), 4);
   expect_int(sqlite3_get_autocommit(h.sqlite), 1);
+  run(h.sqlite, "BEGIN; INSERT INTO t SELECT put() FROM v; COMMIT");
+  expect_int(jobs(f), 5);
   host_close(&h);
 }
 
