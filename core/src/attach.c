@@ -9,9 +9,10 @@
 ** virtual tables of our own do what is needed. Their names bear the address of
 ** this copy of the library, for there may be several in a process.
 **
-** The signal table takes part in each of the host's transactions that made
-** something claimable: an INSERT into it enters it, xCommit runs when the commit
-** is visible to others, and xRollback forgets. What was noted behind a
+** The signal table takes part in each of the host's transactions that has
+** something to tell, be it to those who wait or to the log: an INSERT into it
+** enters it, xCommit runs when the commit is visible to others and tells, and
+** xRollback forgets. What was noted behind a
 ** savepoint that is rolled back is forgotten, too: at each savepoint that SQLite
 ** tells of, what is pending is remembered.
 **
@@ -40,6 +41,7 @@
 /* What was pending when a savepoint was set. */
 struct savepoint {
   int level;
+  int noted; /* how many log entries */
   struct wakes wakes;
 };
 
@@ -53,8 +55,10 @@ struct attached {
   bool missed;      /* without memory: savepoints are not remembered */
   int64_t rowid;    /* the host's last_insert_rowid() */
   pthread_t thread; /* that used it last */
+  bool roams;       /* more than one has used it */
   sqlite3_stmt *signal;
-  struct wakes pending; /* for the host's commit */
+  struct wakes pending;  /* for the host's commit */
+  struct log_list noted; /* the same */
   struct savepoint *savepoints;
   int count;
   int capacity;
@@ -170,7 +174,7 @@ static struct attached *table_attached(sqlite3_vtab *base) {
   return ((struct attached_table *)(void *)base)->db->attached;
 }
 
-/* The operation's wakes become the transaction's. */
+/* What the operation has to tell becomes the transaction's. */
 static int signal_update(sqlite3_vtab *base, int count, sqlite3_value **values,
                          sqlite3_int64 *rowid) {
   dibs_db *db = ((struct attached_table *)(void *)base)->db;
@@ -178,11 +182,13 @@ static int signal_update(sqlite3_vtab *base, int count, sqlite3_value **values,
   (void)values;
   *rowid = 0;
   wake_merge(&db->attached->pending, &db->wakes);
+  log_join(&db->attached->noted, &db->noted);
   return SQLITE_OK;
 }
 
 static void pending_forget(struct attached *attached) {
   attached->pending = (struct wakes){.mask = 0};
+  log_cut(&attached->noted, 0);
   attached->count = 0;
   attached->missed = false;
 }
@@ -192,10 +198,15 @@ static int signal_begin(sqlite3_vtab *base) {
   return SQLITE_OK;
 }
 
+/* The log callback must not call the handle, which SQLite is in. */
 static int signal_commit(sqlite3_vtab *base) {
   dibs_db *db = ((struct attached_table *)(void *)base)->db;
+  bool inside = db->attached->inside;
   wake_send(db->sidecar, &db->attached->pending);
   turn_end(db->sidecar);
+  db->attached->inside = true;
+  log_tell(db, &db->attached->noted);
+  db->attached->inside = inside;
   pending_forget(db->attached);
   return SQLITE_OK;
 }
@@ -216,14 +227,14 @@ static bool savepoints_grow(struct attached *attached) {
   return true;
 }
 
-/* One that is not remembered costs a wake for nothing, should it be rolled
-** back. */
+/* One that is not remembered costs a wake for nothing, should it be rolled back,
+** and the log what was noted. */
 static int signal_savepoint(sqlite3_vtab *base, int level) {
   struct attached *attached = table_attached(base);
   if (!savepoints_grow(attached)) attached->missed = true;
   if (attached->missed) return SQLITE_OK;
   attached->savepoints[attached->count++] =
-      (struct savepoint){level, attached->pending};
+      (struct savepoint){level, attached->noted.count, attached->pending};
   return SQLITE_OK;
 }
 
@@ -240,11 +251,16 @@ static int signal_release(sqlite3_vtab *base, int level) {
 static int signal_rollback_to(sqlite3_vtab *base, int level) {
   struct attached *attached = table_attached(base);
   int at = attached->count;
-  if (attached->missed) return SQLITE_OK;
+  struct savepoint saved = {.level = level};
+  if (attached->missed) {
+    log_cut(&attached->noted, 0);
+    return SQLITE_OK;
+  }
   while (at && attached->savepoints[at - 1].level >= level) at--;
   bool known = at < attached->count && attached->savepoints[at].level == level;
-  attached->pending =
-      known ? attached->savepoints[at].wakes : (struct wakes){.mask = 0};
+  if (known) saved = attached->savepoints[at];
+  attached->pending = saved.wakes;
+  log_cut(&attached->noted, saved.noted);
   attached->count = known ? at + 1 : at;
   return SQLITE_OK;
 }
@@ -274,7 +290,8 @@ void attached_signal(dibs_db *db) {
   SQLITE_LIBRARY(db);
   struct attached *attached = db->attached;
   char name[TABLE_NAME_SIZE], text[TABLE_NAME_SIZE + 64];
-  if (db->status || (!db->wakes.mask && !db->wakes.mails)) return;
+  if (db->status || (!db->wakes.mask && !db->wakes.mails && !db->noted.count))
+    return;
   if (!attached->signal) {
     table_name("signal", name);
     snprintf(text, sizeof text, "INSERT INTO %s(n) VALUES (1)", name);
@@ -319,6 +336,11 @@ static const sqlite3_module keeper_module = {
     .xRowid = table_rowid,
 };
 
+static void closed_fail(dibs_db *db) {
+  handle_fail(db, DIBS_CLOSED,
+              "the application has closed its connection to %s", db->path);
+}
+
 /* Connect it: by a statement that refers to it, and is gone again. */
 static void keeper_connect(dibs_db *db) {
   SQLITE_LIBRARY(db);
@@ -329,7 +351,9 @@ static void keeper_connect(dibs_db *db) {
   snprintf(text, sizeof text, "SELECT n FROM %s", name);
   int code = sqlite3_prepare_v2(db->sqlite, text, -1, &statement, NULL);
   sqlite3_finalize(statement);
-  if (code)
+  if (code == SQLITE_MISUSE)
+    closed_fail(db); /* and lives until its last statement ends */
+  else if (code)
     table_fail(db, code);
   else
     db->attached->kept = true;
@@ -352,6 +376,7 @@ bool attached_enter(dibs_db *db, int *status) {
     return false;
   }
   attached->inside = true;
+  attached->roams |= !pthread_equal(attached->thread, pthread_self());
   attached->thread = pthread_self();
   attached->rowid = sqlite3_last_insert_rowid(db->sqlite);
   handle_clear(db);
@@ -394,6 +419,7 @@ static void registry_watch(void) {
 
 static void attached_free(dibs_db *db) {
   log_forget(db);
+  log_cut(&db->attached->noted, 0);
   free(db->attached->savepoints);
   free(db->attached);
   free(db->path);
@@ -411,6 +437,8 @@ static void attached_gone(void *context) {
   }
   db->sqlite = NULL;
   db->schema = 0;
+  handle_clear(db);
+  closed_fail(db);
   bool unused = !db->attached->references;
   pthread_mutex_unlock(&attached_mutex);
   /* A forked child closes nothing of its parent's. */
@@ -427,6 +455,12 @@ int attached_close(dibs_db *db) {
   return DIBS_OK;
 }
 
+bool attached_is_free(const dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  return sqlite3_get_autocommit(db->sqlite) &&
+         sqlite3_txn_state(db->sqlite, NULL) != SQLITE_TXN_WRITE;
+}
+
 /* Not while another thread is in it: then it is not this one's. */
 static bool connection_writes(const dibs_db *db) {
   SQLITE_LIBRARY(db);
@@ -437,6 +471,7 @@ static bool connection_writes(const dibs_db *db) {
   return writes;
 }
 
+/* A connection that goes from thread to thread may be in another's transaction. */
 bool attached_blocks(const dibs_db *db) {
   bool blocks = false;
   SQLITE_LIBRARY(db);
@@ -445,7 +480,7 @@ bool attached_blocks(const dibs_db *db) {
   for (dibs_db *at = attached_first; at && !blocks; at = at->attached->next)
     blocks = at->pid == db->pid && path && !strcmp(at->path, path) &&
              pthread_equal(at->attached->thread, pthread_self()) &&
-             connection_writes(at);
+             !at->attached->roams && connection_writes(at);
   pthread_mutex_unlock(&attached_mutex);
   return blocks;
 }

@@ -127,10 +127,12 @@ static int64_t wal_size(const dibs_db *db) {
 }
 
 /* Have the WAL moved: how many pages it has, and how many of them are in the file.
-** On the host's connection a checkpoint could run beside a writer. */
+** What the host's connection does is the host's, and it may be in a transaction,
+** where it cannot be. */
 static void wal_ask(dibs_db *db, int64_t *pages, int64_t *moved) {
+  if (db->attached) return;
   if (library_has_reset_bug(db)) {
-    if (!db->attached) wal_move(db, pages, moved);
+    wal_move(db, pages, moved);
     return;
   }
   sqlite3_stmt *row = sql_first(db, SQL_DOCTOR_CHECKPOINT, SQL_NONE);

@@ -450,6 +450,13 @@ struct cache {
 
 struct log_entry;
 
+/* What is to be told (log.c), oldest first. */
+struct log_list {
+  struct log_entry *first;
+  struct log_entry *last;
+  int count;
+};
+
 /* A line of enqueues (share.c). */
 struct share {
   pthread_mutex_t mutex; /* for what follows */
@@ -503,8 +510,7 @@ struct dibs_db {
   bool eager;        /* the last claim found something */
   void (*log)(void *, const dibs_log_event *);
   void *log_context;
-  struct log_entry *log_first; /* of the operation under way */
-  struct log_entry *log_last;
+  struct log_list noted; /* of the operation under way */
   atomic_bool interrupted;
   int status; /* of the operation under way */
   int64_t error_id;
@@ -711,6 +717,9 @@ void attached_share(dibs_db *db);
 /* The operation under way has something to tell when the host commits. */
 void attached_signal(dibs_db *db);
 
+/* Whether an operation would be a transaction of its own now. */
+bool attached_is_free(const dibs_db *db);
+
 /* Whether an attached connection of this thread has the file of this handle
 ** locked. */
 bool attached_blocks(const dibs_db *db);
@@ -725,6 +734,12 @@ void log_job(dibs_db *db, int level, const char *event, int64_t id,
 /* Call the callback for what was noted, or forget it. */
 void log_flush(dibs_db *db);
 void log_forget(dibs_db *db);
+
+/* The same for a list of its own: put at the end of it what `from` has, which is
+** empty then; keep its first `count` only; tell all. */
+void log_join(struct log_list *list, struct log_list *from);
+void log_cut(struct log_list *list, int count);
+void log_tell(dibs_db *db, struct log_list *list);
 
 /* ----------------------------------------------------------------- pattern */
 

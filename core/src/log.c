@@ -18,14 +18,36 @@ struct log_entry {
   char message[240];
 };
 
+void log_join(struct log_list *list, struct log_list *from) {
+  if (!from->first) return;
+  if (list->last)
+    list->last->next = from->first;
+  else
+    list->first = from->first;
+  list->last = from->last;
+  list->count += from->count;
+  *from = (struct log_list){.count = 0};
+}
+
+void log_cut(struct log_list *list, int count) {
+  struct log_list keep = {.count = 0};
+  while (list->first) {
+    struct log_entry *entry = list->first;
+    struct log_list one = {entry, entry, 1};
+    list->first = entry->next;
+    entry->next = NULL;
+    if (keep.count < count)
+      log_join(&keep, &one);
+    else
+      free(entry);
+  }
+  *list = keep;
+}
+
 static struct log_entry *entry_add(dibs_db *db) {
   struct log_entry *entry = calloc(1, sizeof *entry);
-  if (!entry) return NULL;
-  if (db->log_last)
-    db->log_last->next = entry;
-  else
-    db->log_first = entry;
-  db->log_last = entry;
+  struct log_list one = {entry, entry, 1};
+  if (entry) log_join(&db->noted, &one);
   return entry;
 }
 
@@ -55,16 +77,11 @@ void log_job(dibs_db *db, int level, const char *event, int64_t id,
 }
 
 void log_forget(dibs_db *db) {
-  while (db->log_first) {
-    struct log_entry *next = db->log_first->next;
-    free(db->log_first);
-    db->log_first = next;
-  }
-  db->log_last = NULL;
+  log_cut(&db->noted, 0);
 }
 
-void log_flush(dibs_db *db) {
-  for (struct log_entry *entry = db->log_first; entry; entry = entry->next) {
+void log_tell(dibs_db *db, struct log_list *list) {
+  for (struct log_entry *entry = list->first; entry; entry = entry->next) {
     const dibs_log_event event = {.level = entry->level,
                                   .event = entry->event,
                                   .id = entry->id,
@@ -72,5 +89,9 @@ void log_flush(dibs_db *db) {
                                   .message = entry->message};
     db->log(db->log_context, &event);
   }
-  log_forget(db);
+  log_cut(list, 0);
+}
+
+void log_flush(dibs_db *db) {
+  log_tell(db, &db->noted);
 }

@@ -122,8 +122,11 @@ static void queues_tell(dibs_db *db) {
   wake_send(db->sidecar, &wakes);
 }
 
+/* Not in a transaction of the host's: who was given back and buried in it would be
+** neither dead nor alive when that is rolled back. */
 void duties(dibs_db *db) {
   if (db->status || !db->sidecar) return;
+  if (db->attached && !attached_is_free(db)) return;
   if (sidecar_probe_due(db->sidecar)) dead_reclaim(db);
   if (sidecar_duty_take(db->sidecar, DUTY_FOREIGN)) queues_tell(db);
 }
