@@ -798,7 +798,10 @@ static int worker_open(struct worker *worker) {
 
 static void worker_close(struct worker *worker) {
   dibs_engine_close(worker->engine);
-  while (worker->slots) slot_end(worker, worker->slots);
+  for (struct slot *slot = worker->slots, *next; slot; slot = next) {
+    next = slot->next;
+    slot_free(slot);
+  }
   process_host_close(&worker->host);
   if (worker->signal_fd >= 0) {
     close(worker->signal_fd);

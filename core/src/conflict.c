@@ -47,15 +47,16 @@ static bool shm_find(const char *file, struct shm *shm) {
 /* Whether a line of proc(5) maps is one of the file's beginning. On some file
 ** systems the device is not that of stat(2), and a name may have changed. */
 static bool line_maps(char *line, const struct shm *shm) {
-  unsigned long long offset, inode;
-  unsigned major_number, minor_number;
-  int name = 0;
   line[strcspn(line, "\n")] = 0;
-  if (sscanf(line, "%*s %*s %llx %x:%x %llu %n", &offset, &major_number,
-             &minor_number, &inode, &name) != 4 ||
-      offset || inode != (unsigned long long)shm->status.st_ino)
+  char *at = strchr(line, ' ');
+  if (at) at = strchr(at + 1, ' ');
+  if (!at || strtoull(at, &at, 16)) return false;
+  unsigned major_number = (unsigned)strtoul(at, &at, 16);
+  if (*at++ != ':') return false;
+  unsigned minor_number = (unsigned)strtoul(at, &at, 16);
+  if (strtoull(at, &at, 10) != (unsigned long long)shm->status.st_ino)
     return false;
-  return !strcmp(line + name, shm->name) ||
+  return !strcmp(at + strspn(at, " "), shm->name) ||
          makedev(major_number, minor_number) == shm->status.st_dev;
 }
 

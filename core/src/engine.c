@@ -1365,9 +1365,8 @@ int dibs_engine_close(dibs_engine *engine) {
   threads_end(engine);
   run_list_free(&engine->ready);
   run_list_free(&engine->finished);
-  while (engine->running) {
-    struct run *run = engine->running;
-    running_remove(engine, run);
+  for (struct run *run = engine->running, *next; run; run = next) {
+    next = run->next;
     run_free(run);
   }
   dibs_close(engine->db);

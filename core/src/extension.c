@@ -232,7 +232,7 @@ static int64_t argument_id(struct call *call, int at) {
 static const dibs_job_options *argument_job_options(struct call *call, int at,
                                                     dibs_job_options *options) {
   int status;
-  struct json_slice json;
+  struct json_slice json = {NULL, 0};
   if (!argument_json(call, at, "options", &json)) return NULL;
   if (handle_enter(call->db, &status)) {
     options_read_job(call->db, &call->arena, json, options);
@@ -347,7 +347,7 @@ static void settle(struct call *call, dibs_settlement *settlement) {
 }
 
 static void ack_call(struct call *call) {
-  struct json_slice json;
+  struct json_slice json = {NULL, 0};
   dibs_settlement settlement = {.action = DIBS_ACK};
   if (argument_json(call, 1, "result", &json))
     settlement.result = dibs_json_sized(json.data, json.size);
@@ -357,7 +357,7 @@ static void ack_call(struct call *call) {
 static void retry_options_read(struct call *call, int at,
                                struct retry_words *words) {
   int status;
-  struct json_slice json;
+  struct json_slice json = {NULL, 0};
   if (!argument_json(call, at, "options", &json)) return;
   if (handle_enter(call->db, &status)) {
     options_read_retry(call->db, &call->arena, json, words);
@@ -770,7 +770,7 @@ static int claim_close(sqlite3_vtab_cursor *base) {
 
 static void claim_options_read(struct call *call, struct claim_words *words) {
   int status;
-  struct json_slice json;
+  struct json_slice json = {NULL, 0};
   if (!argument_json(call, 1, "options", &json)) return;
   if (handle_enter(call->db, &status)) {
     options_read_claim(call->db, &call->arena, json, words);

@@ -41,7 +41,7 @@ struct grammar {
 };
 
 #define GRAMMAR(what, subject, example, members)                               \
-  { what, subject, example, members, sizeof members / sizeof *members }
+  { what, subject, example, members, sizeof(members) / sizeof *(members) }
 
 static const struct member job_option_members[] = {
 #define MEMBER(name, form)                                                     \
