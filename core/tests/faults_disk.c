@@ -6,6 +6,7 @@
 #include "faults.h"
 
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* What kind of call it is. */
@@ -24,7 +25,7 @@ static struct {
 
 /* Whether the armed fault concerns such calls. */
 static int concerns(int call) {
-  switch (disk.fault) {
+  switch ((enum disk_fault)atomic_load(&disk.fault)) {
   case DISK_FULL: return call == CALL_WRITE;
   case DISK_NO_READ: return call == CALL_READ;
   case DISK_NO_SYNC: return call == CALL_SYNC;

@@ -626,7 +626,7 @@ static void a_stop_settles_what_is_finished_meanwhile(void **state) {
   /* One that nobody began is settled first. */
   at_commit = chain_go_on;
   int status = dibs_engine_stop(chain.engine, 0, &released);
-  at_commit = NULL;
+  at_commit = (void (*)(void))0;
   expect_engine(chain.engine, status, DIBS_OK);
   expect_int(chain.wrong, 0);
   expect_true(chain.finished > (int)COUNT(chain.runs));
@@ -874,14 +874,14 @@ static const char *lock_path;
 static sqlite3 *_Atomic lock_of_next;
 
 static void lock_now(void) {
-  at_begin = NULL;
+  at_begin = (void (*)(void))0;
   sqlite3 *db = plain_open(lock_path);
   sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
   lock_of_next = db;
 }
 
 static void lock_next(void) {
-  at_commit = NULL;
+  at_commit = (void (*)(void))0;
   at_begin = lock_now;
 }
 
