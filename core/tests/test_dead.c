@@ -56,16 +56,19 @@ static void await_state(fixture *f, int64_t id, int state) {
   expect_state(f, id, state);
 }
 
-/* Until the slots have been probed that often. */
-static void await_probes(fixture *f, int count) {
+/* Until the slots have been probed that often, and nobody has got the job. */
+static void await_probes(fixture *f, int64_t id, int count) {
   unsigned char *map = map_open(f->path);
   for (int64_t end = steady_now() + MINUTE; count > 0; count--) {
     uint64_t before = map_u64(map, MAP_PROBED);
     while (map_u64(map, MAP_PROBED) == before) {
       if (steady_now() > end) fail_msg("nobody probes");
-      usleep(1000);
+      expect_int(look(f, id).attempt, 1);
+      usleep(20000);
     }
   }
+  expect_state(f, id, DIBS_RUNNING);
+  expect_int(look(f, id).attempt, 1);
   map_close(map);
 }
 
@@ -294,9 +297,7 @@ static void a_stopped_waiter_keeps_no_job_from_others(void **state) {
 static void expect_held(fixture *f, helper *h, int64_t id) {
   waiter w = waiter_for(f, "q");
   waiter_start(&w);
-  await_probes(f, 2);
-  expect_true(!w.over);
-  expect_state(f, id, DIBS_RUNNING);
+  await_probes(f, id, 2);
   helper_do(h, "DIBS_OK", "ack");
   put(f, "q", "1");
   waiter_join(&w);
@@ -321,8 +322,7 @@ static void one_that_closes_other_handles_keeps_it(void **state) {
   helper_do(&h, "DIBS_OK", "close");
   waiter w = waiter_for(f, "q");
   waiter_start(&w);
-  await_probes(f, 2);
-  expect_state(f, id, DIBS_RUNNING);
+  await_probes(f, id, 2);
   print_message("killed after %d ms\n", kill_and_wait(&h, &w, id));
 }
 
@@ -479,8 +479,7 @@ static void across(fixture *f, enum apart apart, int holder_apart) {
   helper_ask(holder, "claim q 0 %d 1", LONG_LEASE);
   expect_int(strtoll(holder->answer, NULL, 10), id);
   helper_tell(other, "claim q 30000 60000 0");
-  await_probes(f, 2);
-  expect_state(f, id, DIBS_RUNNING);
+  await_probes(f, id, 2);
   int64_t begin = steady_now();
   helper_signal(holder, SIGKILL);
   struct claimed job = claimed_read(helper_hear(other));
