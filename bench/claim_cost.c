@@ -4,7 +4,7 @@
 ** when more jobs wait.
 **
 **     bench/run claim_cost [--folder F] [--rounds N] [--samples N]
-**                          [--scale PERCENT]
+**                          [--scale N]
 **
 ** Three databases have 1,000, 100,000 and 1,000,000 ready jobs, and each
 ** beside them 1,000,000 scheduled, 100,000 leased and 1,000,000 done ones, all
@@ -31,6 +31,13 @@
 static const int64_t DEPTH[DEPTHS] = {1000, 100000, 1000000};
 static const size_t SIZE[SIZES] = {100, 20000, 1000000};
 static const char *const QUEUE[] = {"bench"};
+
+static const char HELP[] =
+    "bench/run claim_cost: whether operations cost more when more jobs wait\n"
+    "  --folder F              where, default .\n"
+    "  --rounds N              default 15\n"
+    "  --samples N             operations a round, default 300\n"
+    "  --scale N               so many times smaller databases, default 1\n";
 
 enum what { ENQUEUE, CLAIM, ACK, WHATS };
 static const char *const WHAT[WHATS] = {"enqueue", "claim", "ack"};
@@ -172,6 +179,7 @@ static void print_rows(int64_t rounds, const int64_t *depths) {
 }
 
 int main(int argc, char **argv) {
+  options_check(argc, argv, HELP);
   int64_t rounds = option_number(argc, argv, "rounds", 15);
   int64_t samples = option_number(argc, argv, "samples", 300);
   int64_t percent = option_number(argc, argv, "scale", 1);

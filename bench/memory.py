@@ -14,6 +14,8 @@ same of its guard. The worker's own descriptors are counted too.
 import argparse
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +26,22 @@ from pathlib import Path
 DIBS = os.environ["DIBS"]
 NOTHING = os.environ["NOTHING"]
 BATCH = 10_000
+
+
+def machine(folder):
+    """What machine this is, with the file system of the folder."""
+    cpu = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    stat = subprocess.run(
+        ["stat", "-f", "-c", "%T", folder], check=True, capture_output=True, text=True
+    )
+    version = subprocess.run(
+        [DIBS, "--version"], check=True, capture_output=True, text=True
+    )
+    return (
+        f"{cpu.group(1) if cpu else platform.machine()}, {os.cpu_count()} cores,"
+        f" {platform.system()} {platform.release()}, {stat.stdout.strip()},"
+        f" {version.stdout.splitlines()[0]}, load {os.getloadavg()[0]:.1f} before"
+    )
 
 
 def memory_of(pid):
@@ -99,6 +117,7 @@ def main():
     parser.add_argument("--command", nargs="+", default=[NOTHING])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        print(machine(folder))
         measure(str(Path(folder) / "jobs.db"), arguments)
 
 
