@@ -67,7 +67,7 @@ void fuzz_check_jobs(const dibs_job_list *jobs);
 ** U+10FFFF. */
 int fuzz_is_utf8(const char *text, size_t size);
 
-/* Nonzero when SQLite takes the text for JSON. */
+/* Nonzero when SQLite takes the text for JSON, and its keys are strings. */
 int fuzz_is_json(const char *text, size_t size);
 
 /* Nonzero when the text nests too deep for SQLite's JSON functions to judge. */
