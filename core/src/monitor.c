@@ -15,9 +15,10 @@
 ** is watched at once. An inotify watch on the -wal file, for one event at a time,
 ** tells of a writer. The frames are there before the commit is, and the commit
 ** itself is a store into a map that nobody can watch; so it lets a waiter look
-** LOOK_EARLY after the event and, having set the watch anew, LOOK_LATE: a file
-** that is written without pause costs some twenty looks a second, one that is
-** idle none.
+** COMMIT_TIME after the event and again after LOOK_LATE. The watch is set anew
+** COMMIT_TIME before that second look, so that it sees the commits of all frames
+** that had no event. A file that is written without pause costs some twenty-five
+** looks a second, one that is idle none.
 */
 #include "internal.h"
 
@@ -32,10 +33,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define ROLES      2
-#define LOOK_EARLY 10   /* ms after something was written */
-#define LOOK_LATE  90   /* ms */
-#define RETRY      1000 /* ms: without inotify, or without a -wal file */
+#define ROLES       2
+#define COMMIT_TIME 10   /* ms: from frames to their commit */
+#define LOOK_LATE   90   /* ms after something was written */
+#define RETRY       1000 /* ms: without inotify, or without a -wal file */
 
 /* A process that is watched. */
 struct watched {
@@ -52,8 +53,8 @@ struct monitor {
   bool armed;          /* the -wal file is watched */
   int board_watch;     /* of the sidecar; -1: none */
   struct board *board; /* to which the watches belong */
-  int64_t written;     /* ms since boot: the event; 0: none */
-  bool looked;         /* once since */
+  int64_t watch_at;    /* ms since boot: to set the watch anew; 0: not to be */
+  int64_t looks[2];    /* ms since boot: to let a waiter look; 0: not to be */
   size_t count;
   struct watched watched[SLOT_COUNT];
   struct pollfd polled[SLOT_COUNT + 2];
@@ -140,6 +141,15 @@ static void duty_add(struct monitor *monitor, enum duty duty) {
   wake_send(monitor->sidecar, &wakes);
 }
 
+/* It was the only event of its watch. */
+static void write_take(struct monitor *monitor) {
+  int64_t now = time_since_boot();
+  monitor->armed = false;
+  monitor->looks[0] = now + COMMIT_TIME;
+  monitor->looks[1] = 0; /* that look comes after the one before */
+  monitor->watch_at = now + LOOK_LATE - COMMIT_TIME;
+}
+
 /* All that inotify has to say: both kinds of events lead to a look that costs
 ** next to nothing. */
 static void inotify_take(struct monitor *monitor) {
@@ -148,11 +158,7 @@ static void inotify_take(struct monitor *monitor) {
   while ((size = read(monitor->inotify, events, sizeof events)) > 0) {
     for (char *at = events; at < events + size;) {
       const struct inotify_event *event = (const struct inotify_event *)at;
-      if (event->mask & IN_MODIFY && !monitor->written) {
-        monitor->written = time_since_boot();
-        monitor->looked = false;
-        monitor->armed = false;
-      }
+      if (event->mask & IN_MODIFY) write_take(monitor);
       at += sizeof *event + event->len;
     }
   }
@@ -171,24 +177,30 @@ static void writes_look(struct monitor *monitor) {
   if (atomic_load(&monitor->board->waiters)) duty_add(monitor, DUTY_FOREIGN);
 }
 
-/* The looks that are due after somebody wrote. Gives how long to wait, ms. */
+static bool take_due(int64_t *at, int64_t now) {
+  bool due = *at && now >= *at;
+  if (due) *at = 0;
+  return due;
+}
+
+static int64_t sooner(int64_t one, int64_t other) {
+  return !one || (other && other < one) ? other : one;
+}
+
+/* What is due after somebody wrote. Gives how long to wait, ms. */
 static int writes_follow(struct monitor *monitor) {
-  if (!monitor->written) {
+  int64_t now = time_since_boot();
+  if (take_due(&monitor->watch_at, now)) {
     writes_watch(monitor);
-    return monitor->armed ? -1 : RETRY;
+    monitor->looks[1] = now + COMMIT_TIME;
   }
-  int64_t passed = time_since_boot() - monitor->written;
-  if (passed >= LOOK_LATE) {
-    monitor->written = 0;
-    writes_watch(monitor);
-    writes_look(monitor);
-    return monitor->armed ? -1 : RETRY;
-  }
-  if (!monitor->looked && passed >= LOOK_EARLY) {
-    monitor->looked = true;
-    writes_look(monitor);
-  }
-  return (int)((monitor->looked ? LOOK_LATE : LOOK_EARLY) - passed);
+  bool early = take_due(&monitor->looks[0], now);
+  if (take_due(&monitor->looks[1], now) || early) writes_look(monitor);
+  int64_t next = sooner(monitor->looks[0], monitor->looks[1]);
+  next = sooner(next, monitor->watch_at);
+  if (next) return (int)(next - now);
+  writes_watch(monitor);
+  return monitor->armed ? -1 : RETRY;
 }
 
 static void monitor_turn(struct monitor *monitor) {
