@@ -33,6 +33,10 @@ if(NOT DIBS_SANITIZE AND NOT DIBS_COVERAGE)
   dibs_add_check(static_library_exports_the_header
     ${dibs_checks_dir}/exports ${CMAKE_CURRENT_SOURCE_DIR}/include/dibs.h
     $<TARGET_FILE:dibs_static>)
+  if(TARGET dibs_extension)
+    dibs_add_check(extension_exports_its_entry
+      ${dibs_checks_dir}/entry $<TARGET_FILE:dibs_extension>)
+  endif()
   dibs_add_check(amalgamation_compiles_alone
     ${dibs_checks_dir}/amalgamation ${dibs_amalgamation_dir}
     ${CMAKE_C_COMPILER} -std=c11 ${dibs_strict_flags})

@@ -44,20 +44,6 @@ static int64_t jobs(fixture *f) {
   return raw_int(f, "SELECT count(*) FROM dibs_job");
 }
 
-/* How many signals were sent through the sidecar, ever. */
-static int64_t signals(fixture *f) {
-  char name[160];
-  uint64_t count = 0;
-  snprintf(name, sizeof name, "%s-dibs", f->path);
-  int fd = open(name, O_RDONLY);
-  if (fd < 0) return 0;
-  if (pread(fd, &count, sizeof count, 256) != sizeof count) {
-    fail_msg("%s is short", name);
-  }
-  close(fd);
-  return (int64_t)count;
-}
-
 /* ---- What is the host's ------------------------------------------------------ */
 
 static int statements(sqlite3 *sqlite) {
@@ -190,20 +176,20 @@ static void a_trigger_enqueues_and_tells_at_the_commit(void **state) {
   sqlite3 *sqlite = host_open(f);
   run(sqlite, "CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT"
               " dibs_enqueue('q', json_object('x', new.x)); END");
-  int64_t before = signals(f);
+  uint64_t before = sidecar_counter(f, SIGNALS);
   run(sqlite, "INSERT INTO t VALUES (1), (2)");
-  expect_int(signals(f), before + 1);
+  expect_int(sidecar_counter(f, SIGNALS), before + 1);
   expect_int(jobs(f), 2);
   run(sqlite, "BEGIN; INSERT INTO t VALUES (3)");
-  expect_int(signals(f), before + 1);
+  expect_int(sidecar_counter(f, SIGNALS), before + 1);
   run(sqlite, "ROLLBACK");
-  expect_int(signals(f), before + 1);
+  expect_int(sidecar_counter(f, SIGNALS), before + 1);
   run(sqlite, "BEGIN; SAVEPOINT s; INSERT INTO t VALUES (3); ROLLBACK TO s;"
               "COMMIT");
-  expect_int(signals(f), before + 1);
+  expect_int(sidecar_counter(f, SIGNALS), before + 1);
   run(sqlite, "BEGIN; SAVEPOINT s; INSERT INTO t VALUES (3); RELEASE s;"
               "COMMIT");
-  expect_int(signals(f), before + 2);
+  expect_int(sidecar_counter(f, SIGNALS), before + 2);
   expect_int(jobs(f), 3);
   host_close(sqlite);
 }
@@ -215,16 +201,16 @@ static void a_statement_that_fails_takes_its_jobs_with_it(void **state) {
   run(sqlite, "CREATE TABLE u(x UNIQUE); INSERT INTO u VALUES (3);"
               "CREATE TRIGGER r BEFORE INSERT ON u BEGIN"
               " SELECT dibs_enqueue('q', '1'); END");
-  int64_t before = signals(f);
+  uint64_t before = sidecar_counter(f, SIGNALS);
   refused(sqlite, "INSERT INTO u VALUES (1), (2), (3)", "UNIQUE");
   expect_int(jobs(f), 0);
   run(sqlite, "BEGIN; INSERT INTO t VALUES (1)");
   refused(sqlite, "INSERT INTO u VALUES (1), (2), (3)", "UNIQUE");
   run(sqlite, "COMMIT");
   expect_int(jobs(f), 0);
-  expect_int(signals(f), before);
+  expect_int(sidecar_counter(f, SIGNALS), before);
   run(sqlite, "INSERT OR IGNORE INTO u VALUES (3), (4)");
-  expect_int(signals(f), before + 1);
+  expect_int(sidecar_counter(f, SIGNALS), before + 1);
   host_close(sqlite);
 }
 
@@ -340,13 +326,13 @@ static void functions_of_a_statement_that_is_overtaken(void **state) {
   run(sqlite, "CREATE TABLE u(x); INSERT INTO u VALUES (1), (2), (3);"
               "SELECT dibs_enqueue('z', '1')");
   rival_start(f, sqlite, &r, 0);
-  int64_t before = signals(f);
+  uint64_t before = sidecar_counter(f, SIGNALS);
   expect_text(ask(sqlite,
                   "SELECT sum(dibs_enqueue('q', json(meanwhile(x))) > 0)"
                   " FROM u"),
               "3");
   expect_int(jobs(f), 4);
-  expect_int(signals(f), before + 3);
+  expect_int(sidecar_counter(f, SIGNALS), before + 3);
   expect_text(ask(sqlite, "SELECT sum(dibs_clear(meanwhile('q'))) FROM u"),
               "3");
   expect_int(jobs(f), 1);
@@ -512,6 +498,42 @@ static void registering_twice_is_harmless(void **state) {
   expect_int(dibs_close(db), DIBS_OK);
 }
 
+#ifdef DIBS_EXTENSION
+
+/* The program has the functions, and loads a file that has them, too. Both are
+** in use in one transaction. */
+static void a_second_copy_in_the_connection(void **state) {
+  fixture *f = *state;
+  dibs_db *db = NULL;
+  char *message = NULL;
+  sqlite3 *sqlite = host_open(f);
+  run(sqlite, "SELECT dibs_enqueue('q', '1')");
+  expect_ok(db, dibs_attach(sqlite, NULL, NULL, &db));
+  sqlite3_enable_load_extension(sqlite, 1);
+  if (sqlite3_load_extension(sqlite, DIBS_EXTENSION, NULL, &message)) {
+    fail_msg("%s", message);
+  }
+  uint64_t before = sidecar_counter(f, SIGNALS);
+  run(sqlite, "BEGIN; SELECT dibs_enqueue('q', '2')");
+  expect_ok(db, dibs_enqueue(db, "q", dibs_json("3"), NULL, NULL));
+  run(sqlite, "SELECT dibs_enqueue('q', '4'); SAVEPOINT s");
+  expect_ok(db, dibs_enqueue(db, "q", dibs_json("5"), NULL, NULL));
+  run(sqlite, "SELECT dibs_enqueue('q', '6'); ROLLBACK TO s");
+  expect_int(sidecar_counter(f, SIGNALS), before);
+  run(sqlite, "COMMIT");
+  expect_int(sidecar_counter(f, SIGNALS), before + 2); /* one each */
+  expect_text(ask(sqlite, "SELECT group_concat(payload) FROM"
+                          " dibs_claim('q', '{\"n\":9}')"),
+              "1,2,3,4");
+  expect_int(dibs_extension_init(sqlite, NULL, host_api()), SQLITE_OK);
+  run(sqlite, "SELECT dibs_enqueue('q', '7')");
+  expect_int(jobs(f), 5);
+  host_close(sqlite);
+  expect_int(dibs_close(db), DIBS_OK);
+}
+
+#endif
+
 static void many_connections(void **state) {
   fixture *f = *state;
   enum { MANY = 100 };
@@ -603,6 +625,9 @@ int main(void) {
       TEST_CLOSED(several_libraries_on_different_files),
 #endif
       TEST_CLOSED(registering_twice_is_harmless),
+#ifdef DIBS_EXTENSION
+      TEST_CLOSED(a_second_copy_in_the_connection),
+#endif
       TEST_CLOSED(many_connections),
       TEST_CLOSED(the_host_closes_as_it_likes),
       TEST_CLOSED(a_forked_child_is_refused),

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Loading it: twice, in two copies, in many connections, by APSW."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hosts import EXTENSION, LIMIT, Shell, connect, environment
+
+HERE = Path(__file__).resolve().parent
+
+
+def exercise(run):
+    """Enqueue, claim and ack by a function that runs SQL."""
+    assert run("SELECT dibs_enqueue('q', '1') > 0;") == ["1"]
+    assert run("SELECT dibs_ack(receipt) FROM dibs_claim('q');") == ["1"]
+
+
+def copy_of_it(folder):
+    """Another file is another copy in memory."""
+    folder.mkdir()
+    return str(shutil.copy(EXTENSION, folder / "dibs.so"))
+
+
+# ---- again and again ---------------------------------------------------------
+
+
+def test_loaded_twice(shell):
+    shell.run("SELECT dibs_init();")
+    for _ in range(3):
+        assert shell.run(f".load {EXTENSION}") == []
+        exercise(shell.run)
+
+
+def test_loaded_by_a_statement(shell):
+    """A statement is running: the functions of before stay."""
+    assert shell.run(f"SELECT load_extension('{EXTENSION}');") == [""]
+    shell.run("SELECT dibs_init();")
+    exercise(shell.run)
+    shell.run(f"SELECT load_extension('{EXTENSION}');")
+    exercise(shell.run)
+
+
+def test_two_copies_in_a_connection(shell, tmp_path):
+    copy = copy_of_it(tmp_path / "copy")
+    shell.run("SELECT dibs_init();")
+    exercise(shell.run)
+    for path in (copy, EXTENSION, copy):
+        assert shell.run(f".load {path}") == []
+        exercise(shell.run)
+    shell.run("BEGIN;")
+    exercise(shell.run)
+    assert shell.run(f".load {EXTENSION}") == []
+    exercise(shell.run)
+    shell.run("SELECT dibs_enqueue('q', '\"kept\"');")
+    shell.run("COMMIT;")
+    assert shell.run(f"SELECT load_extension('{copy}');") == [""]
+    assert shell.run("SELECT payload FROM dibs_claim('q');") == ['"kept"']
+    assert shell.run("PRAGMA integrity_check;") == ["ok"]
+
+
+def test_two_copies_in_two_connections(db, tmp_path):
+    other = connect(db.path, load=False)
+    other.enable_load_extension(True)
+    other.load_extension(copy_of_it(tmp_path / "copy"))
+    for number in range(10):
+        db.put(str(number))
+        rows = other.execute(
+            "SELECT payload, dibs_ack(receipt) FROM dibs_claim('q')"
+        ).fetchall()
+        assert rows == [(str(number), 1)]
+    other.close()
+    assert db.put() > 10
+
+
+def test_many_connections(db):
+    connections = [connect(db.path) for _ in range(60)]
+    for connection in connections[::2]:
+        connection.execute("SELECT dibs_enqueue('q', '1')").fetchall()
+    for connection in connections:
+        connection.close()
+    assert db.count() == 30
+
+
+def test_a_connection_that_never_calls_leaves_nothing(tmp_path):
+    connection = connect(str(tmp_path / "app.db"))
+    connection.execute("CREATE TABLE t(x)")
+    connection.close()
+    assert os.listdir(tmp_path) == ["app.db"]
+
+
+def test_the_shell_leaves_nothing_open(tmp_path):
+    shell = Shell(tmp_path / "app.db", tmp_path)
+    shell.run("PRAGMA journal_mode = WAL;")
+    shell.run("SELECT dibs_init();")
+    exercise(shell.run)
+    shell.run("BEGIN;")
+    shell.run("SELECT dibs_enqueue('q', '1');")
+    assert shell.close() == 0
+    assert sorted(os.listdir(tmp_path)) == ["app.db", "app.db-dibs"]
+
+
+def test_close_with_statements_that_were_not_finished(db):
+    db.call("dibs_enqueue_many", "q", "[1,2,3]")
+    cursor = db.sql.execute("SELECT id FROM dibs_claim('q', '{\"n\":3}')")
+    assert cursor.fetchone() == (1,)
+    db.sql.close()  # finalizes it
+    other = connect(db.path)
+    state = "SELECT DISTINCT state FROM dibs_jobs"
+    assert other.execute(state).fetchall() == [("running",)]
+    other.close()
+
+
+# ---- other names, other libraries --------------------------------------------
+
+
+def test_another_name_needs_its_entry_point(tmp_path):
+    renamed = shutil.copy(EXTENSION, tmp_path / "queue.so")
+    shell = Shell(tmp_path / "app.db", tmp_path, load=False)
+    (text,) = shell.run(f".load {renamed}")
+    assert "sqlite3_queue_init" in text
+    assert shell.run(f".load {renamed} sqlite3_dibs_init") == []
+    shell.run("SELECT dibs_init();")
+    exercise(shell.run)
+    shell.close()
+
+
+def interpreters():
+    """Those to run APSW with: the tests' own, and one that is named, whose APSW
+    may have another SQLite library than its sqlite3."""
+    return [sys.executable, os.environ.get("DIBS_APSW_PYTHON")]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["this", "DIBS_APSW_PYTHON"])
+def test_apsw(tmp_path, which):
+    interpreter = interpreters()[which]
+    if interpreter is None:
+        pytest.skip(
+            "MISSING: an APSW with an SQLite library of its own. Make a virtual"
+            " environment, pip install apsw, and name its Python in"
+            " DIBS_APSW_PYTHON"
+        )
+    done = subprocess.run(
+        [interpreter, HERE / "apsw_host.py", tmp_path, EXTENSION],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + (
+        "\nAPSW is missing: install python3-apsw"
+        if "No module named 'apsw'" in done.stderr
+        else ""
+    )
+    print(done.stdout)
