@@ -403,6 +403,15 @@ static void discard_call(struct call *call) {
   settle(call, &settlement);
 }
 
+/* The lease stays as it is: dibs_extend() is for that. */
+static void checkpoint_call(struct call *call) {
+  const char *receipt = argument_text(call, 0, "receipt");
+  dibs_payload payload = argument_payload(call, 1);
+  if (!call->status)
+    call_take(call, dibs_checkpoint(call->db, receipt, payload, DIBS_UNSET));
+  result_int(call, 1);
+}
+
 /* ------------------------------------------------------------------- change */
 
 /* An operation on one id gives how many jobs it concerned: none that is not
@@ -470,9 +479,24 @@ static void clear_call(struct call *call) {
   whole(call, clear_whole);
 }
 
+static void pause_call(struct call *call) {
+  int64_t count = 0;
+  const char *queue = argument_queue(call, 0);
+  if (!call->status) call_take(call, dibs_pause(call->db, &queue, 1, &count));
+  result_int(call, count);
+}
+
+static void resume_call(struct call *call) {
+  int64_t count = 0;
+  const char *queue = argument_queue(call, 0);
+  if (!call->status) call_take(call, dibs_resume(call->db, &queue, 1, &count));
+  result_int(call, count);
+}
+
 /* --------------------------------------------------------------------- look */
 
-static void stats_number(struct text *text, const char *name, int64_t value) {
+/* A member behind others. */
+static void number_write(struct text *text, const char *name, int64_t value) {
   if (value != DIBS_UNSET)
     text_format(text, ",\"%s\":%lld", name, (long long)value);
 }
@@ -480,16 +504,16 @@ static void stats_number(struct text *text, const char *name, int64_t value) {
 static void stats_write(struct text *text, const dibs_queue_stats *stats) {
   text_string(text, "{\"queue\":");
   json_quote(text, stats->queue, strlen(stats->queue));
-  stats_number(text, "ready", stats->ready);
-  stats_number(text, "scheduled", stats->scheduled);
-  stats_number(text, "blocked", stats->blocked);
-  stats_number(text, "staged", stats->staged);
-  stats_number(text, "running", stats->running);
-  stats_number(text, "done", stats->done);
-  stats_number(text, "dead", stats->dead);
-  stats_number(text, "oldest_ready_at", stats->oldest_ready_at);
+  number_write(text, "ready", stats->ready);
+  number_write(text, "scheduled", stats->scheduled);
+  number_write(text, "blocked", stats->blocked);
+  number_write(text, "staged", stats->staged);
+  number_write(text, "running", stats->running);
+  number_write(text, "done", stats->done);
+  number_write(text, "dead", stats->dead);
+  number_write(text, "oldest_ready_at", stats->oldest_ready_at);
   text_string(text, stats->paused ? ",\"paused\":true" : ",\"paused\":false");
-  stats_number(text, "expired", stats->expired);
+  number_write(text, "expired", stats->expired);
   text_string(text, "}");
 }
 
@@ -505,6 +529,32 @@ static void stats_call(struct call *call) {
   }
   text_string(&text, "]");
   dibs_stats_list_free(list);
+  result_json(call, &text);
+}
+
+static void reason_write(struct text *text, const dibs_reason *reason) {
+  text_string(text, "{\"reason\":");
+  json_quote(text, reason->reason, strlen(reason->reason));
+  text_string(text, ",\"text\":");
+  json_quote(text, reason->text, strlen(reason->text));
+  number_write(text, "at", reason->at);
+  if (reason->id) number_write(text, "id", reason->id);
+  text_string(text, "}");
+}
+
+static void explain_call(struct call *call) {
+  dibs_reason_list *list = NULL;
+  struct text text = {.data = NULL};
+  int64_t id = argument_id(call, 0);
+  if (!call->status) call_take(call, dibs_explain(call->db, id, &list));
+  if (call->status) return;
+  text_string(&text, "[");
+  for (size_t i = 0; i < list->count; i++) {
+    if (i) text_string(&text, ",");
+    reason_write(&text, &list->reasons[i]);
+  }
+  text_string(&text, "]");
+  dibs_reason_list_free(list);
   result_json(call, &text);
 }
 
@@ -929,12 +979,16 @@ static const struct function functions[] = {
     {"dibs_fail", 1, 2, STATE, fail_call},
     {"dibs_release", 1, 1, STATE, release_call},
     {"dibs_extend", 2, 2, STATE, extend_call},
+    {"dibs_checkpoint", 2, 2, STATE, checkpoint_call},
     {"dibs_snooze", 2, 2, STATE, snooze_call},
     {"dibs_discard", 1, 2, STATE, discard_call},
     {"dibs_cancel", 1, 1, STATE, cancel_call},
     {"dibs_requeue", 1, 1, STATE, requeue_call},
     {"dibs_redrive", 1, 1, STATE, redrive_call},
     {"dibs_clear", 1, 1, STATE, clear_call},
+    {"dibs_pause", 1, 1, STATE, pause_call},
+    {"dibs_resume", 1, 1, STATE, resume_call},
+    {"dibs_explain", 1, 1, JSON, explain_call},
     {"dibs_stats", 0, 0, JSON, stats_call},
     {"dibs_version", 0, 0, SQLITE_INNOCUOUS | SQLITE_DETERMINISTIC | JSON,
      version_call},

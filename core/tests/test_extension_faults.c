@@ -30,6 +30,8 @@ static const char *const deeds[] = {
     "SELECT dibs_requeue((SELECT id FROM held WHERE n = 3))",
     "SELECT dibs_redrive('*')",
     "SELECT dibs_clear('*')",
+    "SELECT dibs_checkpoint((SELECT receipt FROM held WHERE n = 1), '9')",
+    "SELECT dibs_pause('*')",
 };
 
 /* In what: as a statement, in a transaction, and in statements that write one

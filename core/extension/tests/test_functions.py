@@ -544,6 +544,23 @@ def test_durations_that_are_wrong_are_refused(db, value):
     assert db.call("dibs_ack", receipt) == 1
 
 
+def test_checkpoint(db):
+    db.put('{"step":0}')
+    job = db.take()
+    until = db.value("SELECT lease_until FROM dibs_jobs")
+    assert db.call("dibs_checkpoint", job["receipt"], ' {"step": 1}') == 1
+    assert db.value("SELECT lease_until FROM dibs_jobs") == until
+    assert db.call("dibs_checkpoint", job["receipt"], None) == 1
+    db.fails("DIBS_INVALID", "dibs_checkpoint", job["receipt"], "{")
+    db.fails("DIBS_INVALID", "dibs_checkpoint", job["receipt"], 5)
+    db.call("dibs_release", job["receipt"])
+    again = db.take()
+    assert again["payload"] == ' {"step": 1}'
+    assert db.call("dibs_checkpoint", again["receipt"], b"\0\1") == 1
+    db.call("dibs_release", again["receipt"])
+    assert db.take()["payload"] == b"\0\1"
+
+
 SETTLE = [
     ("dibs_ack", ()),
     ("dibs_retry", ()),
@@ -552,6 +569,7 @@ SETTLE = [
     ("dibs_snooze", (1,)),
     ("dibs_discard", ()),
     ("dibs_extend", (1,)),
+    ("dibs_checkpoint", ("1",)),
 ]
 
 
@@ -650,7 +668,26 @@ def test_clear(db):
     assert left == [(number,) for number in kept]
 
 
-@pytest.mark.parametrize("name", ["dibs_clear", "dibs_redrive"])
+def test_pause_and_resume(db):
+    for queue in ("a/1", "a/2", "b"):
+        db.put(queue=queue)
+    assert db.call("dibs_pause", "a/*") == 2
+    assert db.call("dibs_pause", "a/1") == 0
+    assert [job["queue"] for job in db.claim("*", n=9)] == ["b"]
+    paused = [queue["queue"] for queue in db.dibs("stats") if queue["paused"]]
+    assert paused == ["a/1", "a/2"]
+    assert db.call("dibs_resume", "a/1") == 1
+    assert db.call("dibs_resume", "*") == 1
+    assert len(db.claim("a/*", n=9)) == 2
+    db.rows("BEGIN")
+    db.call("dibs_pause", "b")
+    db.rows("ROLLBACK")
+    assert not [queue for queue in db.dibs("stats") if queue["paused"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["dibs_clear", "dibs_redrive", "dibs_pause", "dibs_resume"]
+)
 @pytest.mark.parametrize("queue", [None, "", "a*", 5])
 def test_what_removes_or_moves_wants_a_queue(db, name, queue):
     db.put()
@@ -677,6 +714,20 @@ def test_stats_are_those_of_the_program(db):
     assert oldest == db.value("SELECT min(created_at) FROM dibs_jobs")
 
 
+def test_explain(db):
+    first, second = db.put(key="k"), db.put(key="k", delay="1h")
+    reasons = json.loads(db.call("dibs_explain", second))
+    behind = {reason["reason"]: reason for reason in reasons}["behind"]
+    assert behind["id"] == first and behind["text"]
+    third = db.put(delay="1h")
+    (reason,) = json.loads(db.call("dibs_explain", third))
+    due = db.value("SELECT due_at FROM dibs_jobs WHERE id = ?", third)
+    assert (reason["reason"], reason["at"]) == ("scheduled", due)
+    assert "id" not in reason
+    db.fails("DIBS_NOT_FOUND", "dibs_explain", 999)
+    db.fails("DIBS_INVALID", "dibs_explain", "1")
+
+
 def test_version(db):
     (program,) = db.dibs("version")
     assert json.loads(db.call("dibs_version")) == program
@@ -694,7 +745,8 @@ def test_all_are_there_and_nothing_else(shell):
         "dibs_init dibs_enqueue dibs_enqueue_many dibs_claim dibs_ack"
         " dibs_retry dibs_fail dibs_release dibs_extend dibs_snooze"
         " dibs_discard dibs_cancel dibs_requeue dibs_redrive dibs_clear"
-        " dibs_stats dibs_version".split()
+        " dibs_stats dibs_version dibs_checkpoint dibs_pause dibs_resume"
+        " dibs_explain".split()
     )
 
 
@@ -712,6 +764,9 @@ CHANGING = [
     "dibs_requeue(1)",
     "dibs_redrive('q')",
     "dibs_clear('q')",
+    "dibs_checkpoint('1:0', '1')",
+    "dibs_pause('q')",
+    "dibs_resume('q')",
 ]
 
 

@@ -69,7 +69,7 @@ def test_every_function_has_its_section_and_an_example(shell):
     )
     assert len(names) > 15, names
     for name in [*names, "dibs_claim"]:
-        assert f"\n### {name}(" in text, name
+        assert re.search(rf"^### (.*, )?{name}\(", text, re.M), name
         assert f"{name}(" in examples, name
 
 
