@@ -1084,7 +1084,7 @@ static int functions_register(struct extension *extension,
                                   &claim_module, extension, module_release);
 }
 
-int dibs_extension_init(sqlite3 *sqlite, char **message,
+int dibs_extension_init(sqlite3 *connection, char **message,
                         const sqlite3_api_routines *sqlite3_api) {
   char text[DIBS_MESSAGE_SIZE] = "";
   const dibs_provider *provider;
@@ -1106,7 +1106,7 @@ int dibs_extension_init(sqlite3 *sqlite, char **message,
   if (!extension) return SQLITE_NOMEM;
   extension->api = sqlite3_api;
   extension->provider = provider;
-  extension->sqlite = sqlite;
+  extension->sqlite = connection;
   extension->pid = getpid();
   extension->references = 1;
   int code = functions_register(extension, entry);
