@@ -88,16 +88,9 @@ void job_list_give(dibs_db *db, struct job_list *list, dibs_job_list **out) {
 
 /* ----------------------------------------------------------------- reading */
 
-/* "acked" and so on in a number. */
-static int outcome_number(const char *name) {
-  for (int outcome = DIBS_ACKED; name && outcome <= DIBS_DISCARDED; outcome++)
-    if (!strcmp(name, dibs_outcome_name(outcome))) return outcome;
-  return 0;
-}
-
 /* The columns of SQL_GET, in their order. */
-static void view_read(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
-                      dibs_job *job) {
+static void row_read(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
+                     dibs_job *job) {
   int column = 0;
 #define TEXT job_list_copy(db, list, sql_column_text(db, row, column++))
 #define INT  sql_column_int(db, row, column++)
@@ -105,7 +98,7 @@ static void view_read(dibs_db *db, struct job_list *list, sqlite3_stmt *row,
   job->queue = TEXT;
   job->name = TEXT;
   job->state = dibs_state_number(sql_column_text(db, row, column++));
-  job->outcome = outcome_number(sql_column_text(db, row, column++));
+  job->outcome = (int)sql_column_count(db, row, column++);
   job->priority = INT;
   job->headers = TEXT;
   job->key = TEXT;
@@ -134,7 +127,7 @@ bool job_list_read(dibs_db *db, struct job_list *list, int64_t id,
   sqlite3_stmt *row = sql_first(db, SQL_GET, SQL_ARGS(sql_int(id)));
   if (!row) return false;
   dibs_job *job = job_list_add(db, list);
-  if (job) view_read(db, list, row, job);
+  if (job) row_read(db, list, row, job);
   sql_reset(db, row);
   if (!job || !payload) return job != NULL;
   row = sql_first(db, SQL_PAYLOAD_GET, SQL_ARGS(sql_int(id)));

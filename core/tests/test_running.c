@@ -1131,8 +1131,8 @@ static void a_job_is_given_as_it_ended_or_not_at_all(void **state) {
     int (*run)(dibs_db *db, int64_t id);
     int given;
   } cases[] = {
-      {"FROM dibs_jobs WHERE id", requeue, 0},
-      {"FROM dibs_jobs WHERE id", purge, 0},
+      {"FROM dibs_job j JOIN", requeue, 0},
+      {"FROM dibs_job j JOIN", purge, 0},
       {"SELECT payload FROM dibs_job", purge, 1},
   };
   for (size_t i = 0; i < COUNT(cases); i++) {
