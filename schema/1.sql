@@ -219,15 +219,17 @@ CREATE TABLE dibs_error(
 
 -- Lanes: every unfinished job that has a key, in order. One member, the head,
 -- is placed by its own time and state; the others are in dibs_blocked or
--- dibs_staged. A lane with members has exactly one head.
+-- dibs_staged. A lane with members has exactly one head. A head that died stays
+-- one, and holds its lane, if its queue is set to dead_head = 1.
 CREATE TABLE dibs_lane(
   queue_id INTEGER NOT NULL,
   key TEXT NOT NULL,
   id INTEGER NOT NULL,
-  head INTEGER NOT NULL,
+  head INTEGER NOT NULL,   -- 0: waits, 1: the head, 2: the same, and dead
   PRIMARY KEY (queue_id, key, id)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX dibs_lane_head ON dibs_lane(queue_id, key) WHERE head;
+CREATE INDEX dibs_lane_dead ON dibs_lane(queue_id) WHERE head = 2;
 
 -- Unique keys in use.
 CREATE TABLE dibs_unique(

@@ -1012,11 +1012,12 @@ DIBS_API int dibs_join(dibs_db *db, const char *const *queues, size_t count,
 /* Why something is not running. */
 typedef struct dibs_reason {
   const char *reason; /* "paused" "limit" "rate" "no_worker" "queued" "next"
-                      ** "scheduled" "retrying" "behind" "limit_key" "staged"
-                      ** "running" "done" "dead" "empty" */
+                      ** "scheduled" "retrying" "behind" "dead_head"
+                      ** "limit_key" "staged" "running" "done" "dead"
+                      ** "empty" */
   const char *text;   /* one sentence */
   int64_t at;         /* when that will be over, or DIBS_UNSET */
-  int64_t id;         /* "behind": of the job before it; else 0 */
+  int64_t id;         /* "behind", "dead_head": of the job before it; else 0 */
 } dibs_reason;
 
 typedef struct dibs_reason_list {
@@ -1119,6 +1120,9 @@ DIBS_API int dibs_resume(dibs_db *db, const char *const *queues, size_t count,
 **     rate_per_key   the same for each limit_key
 **     burst          how many at once of a rate that was not used up; the rate's
 **                    number unless given
+**     dead_head      block: a job that dies keeps holding back the others of its
+**                    key, until it is requeued, cancelled or purged, or the
+**                    setting is skip again; skip: the next one goes on
 **
 ** and defaults for jobs enqueued from then on: priority delay expires
 ** max_attempts max_crashes backoff backoff_factor backoff_cap backoff_jitter

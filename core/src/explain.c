@@ -131,11 +131,20 @@ static void blocked_explain(dibs_db *db, struct reason_list *list,
                        SQL_ARGS(sql_int(job->queue_id), sql_text(job->key)), 0);
   if (!id || !job_read(db, id, &head)) return;
   placement_find(db, &head, &placement);
-  reason_add(db, list, "behind",
-             "it waits for job %lld of its key '%.100s', which is %s",
-             (long long)id, job->key,
-             placement.state ? dibs_state_name(placement.state) : "gone")
-      ->id = id;
+  if (placement.state == DIBS_DEAD)
+    reason_add(
+        db, list, "dead_head",
+        "job %lld of its key '%.100s' is dead and holds back the others: "
+        "requeue, cancel or purge it, or set the queue's dead_head to "
+        "skip",
+        (long long)id, job->key)
+        ->id = id;
+  else
+    reason_add(db, list, "behind",
+               "it waits for job %lld of its key '%.100s', which is %s",
+               (long long)id, job->key,
+               placement.state ? dibs_state_name(placement.state) : "gone")
+        ->id = id;
   placement_free(&placement);
 }
 
@@ -199,8 +208,11 @@ static void job_explain(dibs_db *db, struct reason_list *list,
   default:
     reason_add(db, list, "dead",
                "it is dead after attempt %lld: see its errors, and requeue it "
-               "when what was wrong is mended",
-               (long long)placement->history.attempt);
+               "when what was wrong is mended%s",
+               (long long)placement->history.attempt,
+               *job->key && lane_is_head(db, job)
+                   ? "; the others of its key wait for that"
+                   : "");
   }
 }
 

@@ -885,6 +885,13 @@ void job_move(dibs_db *db, const struct job *job, struct placement *placement,
 int place_again(dibs_db *db, const struct job *job,
                 const struct placement *placement);
 
+/* dibs_lane.head, and the setting dead_head. */
+enum { LANE_WAITS, LANE_HEAD, LANE_DEAD };
+enum { DEAD_HEAD_SKIP, DEAD_HEAD_BLOCK };
+
+/* The queue's settings have changed: let go what a dead head holds no longer. */
+void lanes_apply(dibs_db *db, int64_t queue_id);
+
 /* Join the lane of the job's key, if it has one. True when it is the head. */
 bool lane_join(dibs_db *db, const struct job *job);
 

@@ -7,7 +7,8 @@
 **
 ** A job that leaves its placement goes on by one of five ways: place_waiting,
 ** place_blocked, job_finish, job_die, job_remove. The last three end it: it
-** leaves its lane, which lets the next member go, and lets its unique key go.
+** leaves its lane, which lets the next member go, and lets its unique key go. A
+** queue may be set to have a dead head hold its lane: then it stays in it.
 */
 #include "internal.h"
 
@@ -353,11 +354,22 @@ bool lane_is_head(dibs_db *db, const struct job *job) {
                  0) == job->id;
 }
 
+static void lane_set_head(dibs_db *db, const struct job *job, int64_t id,
+                          int head) {
+  sql_run(db, SQL_LANE_SET_HEAD,
+          SQL_ARGS(sql_int(job->queue_id), sql_text(job->key), sql_int(id),
+                   sql_int(head)));
+}
+
 bool lane_join(dibs_db *db, const struct job *job) {
   if (!*job->key) return true;
   int64_t head =
       sql_get(db, SQL_LANE_HEAD,
               SQL_ARGS(sql_int(job->queue_id), sql_text(job->key)), 0);
+  if (head == job->id) { /* it died as the head, and held the lane */
+    lane_set_head(db, job, head, LANE_HEAD);
+    return true;
+  }
   sql_run(db, SQL_LANE_ADD,
           SQL_ARGS(sql_int(job->queue_id), sql_text(job->key), sql_int(job->id),
                    sql_int(!head)));
@@ -373,8 +385,7 @@ static void lane_advance(dibs_db *db, const struct job *left) {
       sql_get(db, SQL_LANE_FIRST,
               SQL_ARGS(sql_int(left->queue_id), sql_text(left->key)), 0);
   if (!id || !job_read(db, id, &job)) return;
-  sql_run(db, SQL_LANE_SET_HEAD,
-          SQL_ARGS(sql_int(left->queue_id), sql_text(left->key), sql_int(id)));
+  lane_set_head(db, left, id, LANE_HEAD);
   placement_find(db, &job, &placement);
   if (placement.state == DIBS_BLOCKED) {
     placement_leave(db, &job, &placement);
@@ -390,6 +401,33 @@ static void lane_leave(dibs_db *db, const struct job *job) {
       db, SQL_LANE_REMOVE,
       SQL_ARGS(sql_int(job->queue_id), sql_text(job->key), sql_int(job->id)));
   if (head) lane_advance(db, job);
+}
+
+/* The head died: the next may go, unless the queue says otherwise. */
+static void lane_dead(dibs_db *db, const struct job *job) {
+  if (!*job->key) return;
+  const struct sql_value *setting =
+      SQL_ARGS(sql_int(job->queue_id), sql_text("dead_head"));
+  if (sql_get(db, SQL_SETTING, setting, DEAD_HEAD_SKIP) == DEAD_HEAD_BLOCK)
+    lane_set_head(db, job, job->id, LANE_DEAD);
+  else
+    lane_leave(db, job);
+}
+
+void lanes_apply(dibs_db *db, int64_t queue_id) {
+  struct job job;
+  int64_t id;
+  const struct sql_value *first = SQL_ARGS(sql_int(queue_id), sql_int(1));
+  const struct sql_value *setting =
+      SQL_ARGS(sql_int(queue_id), sql_text("dead_head"));
+  if (sql_get(db, SQL_SETTING, setting, DEAD_HEAD_SKIP) == DEAD_HEAD_BLOCK)
+    return;
+  while ((id = sql_get(db, SQL_LANES_DEAD, first, 0)) && !db->status) {
+    if (!job_read(db, id, &job) && !db->status)
+      handle_fail(db, DIBS_CORRUPT, "job %lld holds a lane and is gone",
+                  (long long)id);
+    if (!db->status) lane_leave(db, &job);
+  }
 }
 
 /* ------------------------------------------------------------- unique keys */
@@ -435,14 +473,19 @@ static void unique_finish(dibs_db *db, const struct job *job) {
 
 /* -------------------------------------------------------------------- ends */
 
-/* Let go of the lane and the expiry of an unfinished job. Harmless when it has done so
-** already, as a dead one has. */
-static void job_let_go(dibs_db *db, const struct job *job) {
-  wake_note_all(&db->wakes, CHANNEL_ENDED);
-  lane_leave(db, job);
+/* Let go of the expiry of an unfinished job. Harmless when it has done so already,
+** as a dead one has. */
+static void expiry_leave(dibs_db *db, const struct job *job) {
   if (job->expires_at != DIBS_UNSET)
     sql_run(db, SQL_EXPIRY_REMOVE,
             SQL_ARGS(sql_int(job->expires_at), sql_int(job->id)));
+}
+
+/* Let go of the lane, too. */
+static void job_let_go(dibs_db *db, const struct job *job) {
+  wake_note_all(&db->wakes, CHANNEL_ENDED);
+  lane_leave(db, job);
+  expiry_leave(db, job);
 }
 
 int64_t id_next(dibs_db *db) {
@@ -508,7 +551,9 @@ void job_expire(dibs_db *db, const struct job *job,
 int job_die(dibs_db *db, const struct job *job,
             const struct placement *placement) {
   const struct history *history = &placement->history;
-  job_let_go(db, job);
+  wake_note_all(&db->wakes, CHANNEL_ENDED);
+  lane_dead(db, job);
+  expiry_leave(db, job);
   unique_remove(db, job);
   sql_run(db, SQL_DEAD_ADD,
           SQL_ARGS(sql_int(job->id), sql_int(job->queue_id), sql_int(db->now),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
 ** settings.c: what a queue is set to, in dibs_setting: limits and rates
-** (limit.c), and defaults of its jobs' options. A setting is a name and a value
+** (limit.c), what a dead job does to its lane (place.c), and defaults of its
+** jobs' options. A setting is a name and a value
 ** as people type it. One table says what there is.
 **
 ** Defaults bind when a job is enqueued: the explicit option is first, then the
@@ -21,6 +22,7 @@ enum setting_form {
   SETTING_RATE,     /* "10/1s": two rows, NAME and NAME_period */
   SETTING_DURATION, /* "5m" */
   SETTING_KEEP,     /* the same, or "forever" */
+  SETTING_DEAD_HEAD,
   SETTING_REAL
 };
 
@@ -38,6 +40,7 @@ static const struct setting {
     {"rate", SETTING_RATE, NO_OPTION},
     {"rate_per_key", SETTING_RATE, NO_OPTION},
     {"burst", SETTING_COUNT, NO_OPTION},
+    {"dead_head", SETTING_DEAD_HEAD, NO_OPTION},
     OPTION(priority, SETTING_INTEGER),
     OPTION(delay, SETTING_DURATION),
     OPTION(expires, SETTING_DURATION),
@@ -91,6 +94,15 @@ static bool rate_parse(const char *text, struct typed *typed) {
          typed->period >= 1;
 }
 
+static const char *const dead_heads[] = {
+    [DEAD_HEAD_SKIP] = "skip", [DEAD_HEAD_BLOCK] = "block"};
+
+static bool dead_head_parse(const char *text, int64_t *value) {
+  *value = !strcmp(text, dead_heads[DEAD_HEAD_BLOCK]) ? DEAD_HEAD_BLOCK
+                                                      : DEAD_HEAD_SKIP;
+  return !strcmp(text, dead_heads[*value]);
+}
+
 static bool typed_parse(const struct setting *setting, const char *text,
                         struct typed *typed) {
   switch (setting->form) {
@@ -103,6 +115,7 @@ static bool typed_parse(const struct setting *setting, const char *text,
     return !strcmp(text, "forever") ||
            duration_read_text(text, &typed->integer);
   case SETTING_DURATION: return duration_read_text(text, &typed->integer);
+  case SETTING_DEAD_HEAD: return dead_head_parse(text, &typed->integer);
   case SETTING_REAL: return real_parse(text, &typed->real);
   }
   return false;
@@ -115,6 +128,7 @@ static const char *form_words(enum setting_form form) {
       [SETTING_RATE] = "a number per duration, as 10/1s",
       [SETTING_DURATION] = "a duration, as 5m",
       [SETTING_KEEP] = "a duration, as 7d, or forever",
+      [SETTING_DEAD_HEAD] = "skip or block",
       [SETTING_REAL] = "a number",
   };
   return words[form];
@@ -189,6 +203,7 @@ int dibs_queue_set(dibs_db *db, const char *queue_name,
       setting_write(db, queue.id, setting_find(names[i]), values[i]);
     sql_run(db, SQL_QUEUE_DEFAULTS, SQL_ARGS(sql_int(queue.id)));
     limits_apply(db, queue.id);
+    lanes_apply(db, queue.id);
     sql_end(db);
   }
   return handle_leave(db);
@@ -211,6 +226,8 @@ static void value_show(dibs_db *db, struct text *json, int64_t queue_id,
   char duration[DURATION_SIZE];
   if (setting->form == SETTING_RATE)
     rate_show(db, json, queue_id, setting, value);
+  else if (setting->form == SETTING_DEAD_HEAD)
+    text_format(json, "\"%s\"", dead_heads[value == DEAD_HEAD_BLOCK]);
   else if (setting->form == SETTING_KEEP && value == DIBS_FOREVER)
     text_string(json, "\"forever\"");
   else if (setting->form == SETTING_KEEP || setting->form == SETTING_DURATION)

@@ -208,8 +208,10 @@
     " VALUES (?1, ?2, ?3, ?4)")                                                \
   X(LANE_SET_HEAD,                                                             \
     "UPDATE dibs_lane"                                                         \
-    " SET head = 1"                                                            \
+    " SET head = ?4"                                                           \
     " WHERE queue_id = ?1 AND key = ?2 AND id = ?3")                           \
+  X(LANES_DEAD,                                                                \
+    "SELECT id FROM dibs_lane WHERE queue_id = ?1 AND head = 2 LIMIT ?2")      \
   X(LANE_REMOVE,                                                               \
     "DELETE"                                                                   \
     " FROM dibs_lane"                                                          \
@@ -271,7 +273,7 @@
     " FROM dibs_setting"                                                       \
     " WHERE queue_id = ?1 AND name NOT IN ('limit', 'limit_per_key',"          \
     " 'rate', 'rate_period', 'rate_per_key', 'rate_per_key_period',"           \
-    " 'burst'))"                                                               \
+    " 'burst', 'dead_head'))"                                                               \
     " WHERE id = ?1")                                                          \
   X(LIMIT_READ,                                                                \
     "SELECT running, tokens, at"                                               \

@@ -411,14 +411,21 @@ static const struct rule {
      " UNION ALL SELECT id FROM dibs_staged UNION ALL"
      " SELECT id FROM dibs_leased),"
      " w(queue_id, key, id) AS (SELECT j.queue_id, j.key, j.id FROM u"
-     "  JOIN dibs_job j USING (id) WHERE j.key IS NOT NULL)"
+     "  JOIN dibs_job j USING (id) WHERE j.key IS NOT NULL"
+     "  UNION ALL SELECT l.queue_id, l.key, l.id FROM dibs_lane l"
+     "  JOIN dibs_dead d USING (id) WHERE l.head = 2)"
      " SELECT (SELECT count(*) FROM (SELECT * FROM w EXCEPT"
      "         SELECT queue_id, key, id FROM dibs_lane))"
      "      + (SELECT count(*) FROM (SELECT queue_id, key, id FROM dibs_lane"
      "         EXCEPT SELECT * FROM w))"},
     {"a lane has exactly one head",
      "SELECT count(*) FROM (SELECT 1 FROM dibs_lane GROUP BY queue_id, key"
-     " HAVING sum(head = 1) <> 1 OR sum(head NOT IN (0, 1)))"},
+     " HAVING sum(head <> 0) <> 1 OR sum(head NOT IN (0, 1, 2)))"},
+    {"a dead job is the head of its lane only where it holds it",
+     "SELECT count(*) FROM dibs_lane l WHERE (head = 2) <>"
+     " (id IN (SELECT id FROM dibs_dead)) OR head = 2 AND NOT EXISTS"
+     " (SELECT 1 FROM dibs_setting s WHERE s.queue_id = l.queue_id"
+     "  AND s.name = 'dead_head' AND s.value = 1)"},
     {"the others of a lane wait",
      "SELECT count(*) FROM dibs_lane WHERE NOT head"
      " AND id NOT IN (SELECT id FROM dibs_blocked)"

@@ -94,6 +94,23 @@ static void the_job_before_it_in_its_lane(void **state) {
   expect_int(expect_reason(f, second, "behind", "which is running").id, first);
 }
 
+static void a_dead_job_that_holds_its_lane(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  options.key = "k";
+  set(f, "q", "dead_head", "block");
+  int64_t head = put_with(f, "q", "1", &options);
+  int64_t second = put_with(f, "q", "1", &options);
+  held job = take(f, "q");
+  expect_int(expect_reason(f, second, "behind", "which is running").id, head);
+  expect_ok(f->db, dibs_fail(f->db, job.receipt, "x"));
+  expect_int(expect_reason(f, second, "dead_head", "dead_head to skip").id,
+             head);
+  expect_reason(f, head, "dead", "of its key wait for that");
+  set(f, "q", "dead_head", "skip");
+  expect_reason(f, head, "dead", "is mended");
+}
+
 static void states_speak_for_themselves(void **state) {
   fixture *f = *state;
   dibs_job_options options = no_options();
@@ -130,6 +147,7 @@ int main(void) {
       TEST(a_limit_key),
       TEST(its_time_has_not_come),
       TEST(the_job_before_it_in_its_lane),
+      TEST(a_dead_job_that_holds_its_lane),
       TEST(states_speak_for_themselves),
       TEST(nobody_waits_for_it),
   };

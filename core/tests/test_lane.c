@@ -121,6 +121,167 @@ static void a_dead_head_lets_the_next_go(void **state) {
   expect_int(try_take(f, "q"), second);
 }
 
+/* ---- dead_head: block ---------------------------------------------------- */
+
+static void set(fixture *f, const char *queue, const char *name,
+                const char *value) {
+  expect_ok(f->db, dibs_queue_set(f->db, queue, &name, &value, 1));
+}
+
+static void fail_next(fixture *f, const char *queue, int64_t id) {
+  held job = take(f, queue);
+  expect_int(job.id, id);
+  expect_ok(f->db, dibs_fail(f->db, job.receipt, "x"));
+  expect_state(f, id, DIBS_DEAD);
+}
+
+/* A lane of `count` jobs of q whose head is dead and holds it. */
+static void dead_lane(fixture *f, const char *key, int64_t *ids, int count) {
+  set(f, "q", "dead_head", "block");
+  for (int i = 0; i < count; i++) ids[i] = put_key(f, "q", key);
+  fail_next(f, "q", ids[0]);
+  for (int i = 1; i < count; i++) expect_state(f, ids[i], DIBS_BLOCKED);
+  expect_nothing(f, "q");
+}
+
+static void a_dead_head_may_hold_its_lane(void **state) {
+  fixture *f = *state;
+  int64_t ids[3];
+  dead_lane(f, "k", ids, 3);
+  int64_t late = put_key(f, "q", "k"), other = put_key(f, "q", "other");
+  int64_t plain = put(f, "q", "1");
+  expect_state(f, late, DIBS_BLOCKED);
+  expect_int(try_take(f, "q"), other);
+  expect_int(try_take(f, "q"), plain);
+  f->now += DAY;
+  expect_int(try_take(f, "q"), other); /* its lease is over, no more */
+  expect_int(try_take(f, "q"), plain);
+  expect_nothing(f, "q");
+}
+
+/* Out of attempts, by a retry and by a lease that ran out: dead is dead. */
+static void each_way_to_die_holds_the_lane(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  options.key = "k";
+  options.max_attempts = 1;
+  set(f, "q", "dead_head", "block");
+  int64_t first = put_with(f, "q", "1", &options);
+  int64_t next = put_key(f, "q", "k");
+  held job = take(f, "q");
+  expect_ok(f->db, dibs_retry(f->db, job.receipt, 0, "x", NULL));
+  expect_state(f, first, DIBS_DEAD);
+  expect_nothing(f, "q");
+  options.key = "other";
+  int64_t lapses = put_with(f, "q", "1", &options);
+  int64_t behind = put_key(f, "q", "other");
+  take_for(f, "q", SECOND);
+  f->now += SECOND;
+  expect_nothing(f, "q");
+  expect_state(f, lapses, DIBS_DEAD);
+  expect_state(f, behind, DIBS_BLOCKED);
+  expect_state(f, next, DIBS_BLOCKED);
+}
+
+static void a_requeued_head_goes_on_with_its_lane(void **state) {
+  fixture *f = *state;
+  int64_t ids[2];
+  dead_lane(f, "k", ids, 2);
+  expect_ok(f->db, dibs_requeue(f->db, ids, 1, NULL, NULL));
+  expect_state(f, ids[0], DIBS_READY);
+  held job = take(f, "q");
+  expect_int(job.id, ids[0]);
+  expect_nothing(f, "q");
+  expect_ok(f->db, dibs_ack(f->db, job.receipt, NULL));
+  expect_int(try_take(f, "q"), ids[1]);
+}
+
+static void a_redriven_head_goes_on_with_its_lane(void **state) {
+  fixture *f = *state;
+  const char *queue = "q";
+  int64_t ids[2], moved, others[2];
+  dead_lane(f, "k", ids, 2);
+  dead_lane(f, "l", others, 2);
+  expect_ok(f->db, dibs_redrive(f->db, &queue, 1, &moved, NULL, NULL));
+  expect_int(moved, 2);
+  fail_next(f, "q", ids[0]);
+  expect_state(f, ids[1], DIBS_BLOCKED);
+  expect_int(try_take(f, "q"), others[0]);
+}
+
+static void a_cancelled_dead_head_lets_the_next_go(void **state) {
+  fixture *f = *state;
+  int64_t ids[3];
+  dead_lane(f, "k", ids, 3);
+  expect_ok(f->db, dibs_cancel(f->db, ids, 1, NULL, NULL));
+  expect_int(try_take(f, "q"), ids[1]);
+  expect_nothing(f, "q");
+}
+
+static void purged_dead_heads_let_the_next_go(void **state) {
+  fixture *f = *state;
+  const char *queue = "q";
+  int64_t ids[2], others[2], removed;
+  dead_lane(f, "k", ids, 2);
+  dead_lane(f, "l", others, 2);
+  expect_ok(f->db, dibs_purge(f->db, &queue, 1, &removed));
+  expect_int(removed, 2);
+  expect_int(try_take(f, "q"), ids[1]);
+  expect_int(try_take(f, "q"), others[1]);
+}
+
+/* What waits goes; the dead one stays, and holds what comes, unless it is to go
+** as well. */
+static void clear_takes_a_held_lane(void **state) {
+  fixture *f = *state;
+  const char *queue = "q";
+  int64_t ids[3], removed;
+  dead_lane(f, "k", ids, 3);
+  expect_ok(f->db, dibs_clear(f->db, &queue, 1, 0, &removed));
+  expect_int(removed, 2);
+  int64_t late = put_key(f, "q", "k");
+  expect_state(f, late, DIBS_BLOCKED);
+  expect_ok(f->db, dibs_clear(f->db, &queue, 1, 1, &removed));
+  expect_int(removed, 2);
+  int64_t next = put_key(f, "q", "k");
+  expect_int(try_take(f, "q"), next);
+}
+
+static void a_setting_that_changes_lets_the_lanes_go(void **state) {
+  static const char *const ways[] = {"skip", "none"};
+  fixture *f = *state;
+  for (size_t way = 0; way < COUNT(ways); way++) {
+    int64_t ids[2], others[2];
+    dead_lane(f, "k", ids, 2);
+    dead_lane(f, "l", others, 2);
+    set(f, "q", "limit", "7"); /* another setting is none of its business */
+    expect_nothing(f, "q");
+    set(f, "q", "dead_head", ways[way]);
+    fail_next(f, "q", ids[1]);
+    fail_next(f, "q", others[1]);
+    /* Who is dead by then is in nobody's way afterwards. */
+    set(f, "q", "dead_head", "block");
+    held job = (put_key(f, "q", "k"), take(f, "q"));
+    expect_ok(f->db, dibs_ack(f->db, job.receipt, NULL));
+  }
+}
+
+static void a_bad_dead_head_is_refused(void **state) {
+  fixture *f = *state;
+  char *json;
+  const char *name = "dead_head", *value = "hold";
+  expect_status(f->db, dibs_queue_set(f->db, "q", &name, &value, 1),
+                DIBS_INVALID);
+  expect_says(dibs_error(f->db), "give skip or block");
+  set(f, "q", "dead_head", "block");
+  expect_ok(f->db, dibs_queue_show(f->db, "q", &json));
+  expect_text(json,
+              "{\"queue\":\"q\",\"paused\":false,\"dead_head\":\"block\"}");
+  dibs_free(json);
+}
+
+/* ---- The rest -------------------------------------------------------------- */
+
 static void a_head_whose_lease_lapses_stays_the_head(void **state) {
   fixture *f = *state;
   dibs_job_options options = no_options();
@@ -333,6 +494,15 @@ int main(void) {
       TEST(a_scheduled_head_holds_the_lane),
       TEST(a_blocked_job_keeps_its_delay),
       TEST(a_dead_head_lets_the_next_go),
+      TEST(a_dead_head_may_hold_its_lane),
+      TEST(each_way_to_die_holds_the_lane),
+      TEST(a_requeued_head_goes_on_with_its_lane),
+      TEST(a_redriven_head_goes_on_with_its_lane),
+      TEST(a_cancelled_dead_head_lets_the_next_go),
+      TEST(purged_dead_heads_let_the_next_go),
+      TEST(clear_takes_a_held_lane),
+      TEST(a_setting_that_changes_lets_the_lanes_go),
+      TEST(a_bad_dead_head_is_refused),
       TEST(a_head_whose_lease_lapses_stays_the_head),
       TEST(any_member_can_be_cancelled),
       TEST(a_whole_lane_can_be_cancelled_at_once),
