@@ -41,13 +41,15 @@ CREATE TABLE dibs_queue(
   expired INTEGER NOT NULL DEFAULT 0,   -- jobs that expired unstarted, ever
   held INTEGER NOT NULL DEFAULT 0,      -- 1: its limit or rate is reached
   limited INTEGER NOT NULL DEFAULT 0,   -- 1: it has limits or rates
+  keeping INTEGER NOT NULL DEFAULT 0,   -- 1: it keeps a number of done jobs
   defaults INTEGER NOT NULL DEFAULT 0   -- 1: it has defaults for its jobs
 ) STRICT;
 CREATE INDEX dibs_queue_claimable ON dibs_queue(name) WHERE claimable;
 CREATE INDEX dibs_queue_due ON dibs_queue(next_due)
   WHERE next_due IS NOT NULL;
 
--- What a queue was set to: limits and rates, and defaults of its jobs' options.
+-- What a queue was set to: limits and rates, what it keeps, what a dead job does
+-- to its lane, and defaults of its jobs' options.
 CREATE TABLE dibs_setting(
   queue_id INTEGER NOT NULL,
   name TEXT NOT NULL,
@@ -68,6 +70,14 @@ CREATE TABLE dibs_limit(
   PRIMARY KEY (queue_id, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dibs_limit_until ON dibs_limit(until) WHERE until IS NOT NULL;
+
+-- Queues that keep a number of done jobs, and how many there are.
+CREATE TABLE dibs_kept(
+  queue_id INTEGER PRIMARY KEY,
+  most INTEGER NOT NULL,
+  kept INTEGER NOT NULL -- rows in dibs_done
+) STRICT;
+CREATE INDEX dibs_kept_over ON dibs_kept(queue_id) WHERE kept > most;
 
 -- What was asked for. The payload stands last, so that reading the other
 -- columns never touches its overflow pages.

@@ -1123,6 +1123,9 @@ DIBS_API int dibs_resume(dibs_db *db, const char *const *queues, size_t count,
 **     dead_head      block: a job that dies keeps holding back the others of its
 **                    key, until it is requeued, cancelled or purged, or the
 **                    setting is skip again; skip: the next one goes on
+**     keep_count     how many finished jobs are kept at most, the newest ones;
+**                    those that have no `keep` are kept as long as they are
+**                    among them
 **
 ** and defaults for jobs enqueued from then on: priority delay expires
 ** max_attempts max_crashes backoff backoff_factor backoff_cap backoff_jitter
@@ -1147,7 +1150,8 @@ DIBS_API int dibs_purge(dibs_db *db, const char *const *queues, size_t count,
 DIBS_API int dibs_clear(dibs_db *db, const char *const *queues, size_t count,
                         int dead, int64_t *removed);
 
-/* Remove finished jobs whose time of keeping is over, and what has been left
+/* Remove finished jobs whose time of keeping is over or that are more than their
+** queue keeps, and what has been left
 ** behind by queues that nobody uses any more. *removed: jobs. */
 DIBS_API int dibs_prune(dibs_db *db, int64_t *removed);
 

@@ -93,7 +93,8 @@ static void ready_read(dibs_db *db, const struct queue *queue,
   history_read(db, row, 2, &ready->history);
   ready->orphan = sql_column_int(db, row, 7) == DIBS_UNSET;
   ready->unique_for = sql_column_int(db, row, 17);
-  ready->plain = sql_column_int(db, row, 18) == 1 && !queue->limited;
+  ready->plain =
+      sql_column_int(db, row, 18) == 1 && !queue->limited && !queue->keeping;
   ready->limit_key[0] = 0;
   if (queue->limited) sql_column_key(db, row, 19, ready->limit_key);
 }

@@ -433,6 +433,7 @@ struct queue {
   bool claimable;
   bool paused;   /* or held: nothing may be claimed */
   bool limited;  /* it has limits or rates */
+  bool keeping;  /* it keeps a number of done jobs */
   bool defaults; /* it has defaults for its jobs */
   char name[KEY_SIZE];
 };
@@ -920,6 +921,16 @@ int job_finish(dibs_db *db, const struct job *job,
 int job_die(dibs_db *db, const struct job *job,
             const struct placement *placement);
 
+/* Remove a job that is done and kept. */
+void done_remove(dibs_db *db, int64_t id, int64_t queue_id);
+
+/* Remove up to `limit` of those done jobs, the oldest, that are more than their
+** queue keeps. Gives how many. */
+int64_t queue_prune(dibs_db *db, int64_t queue_id, int64_t limit);
+
+/* The queue's settings have changed: how many done jobs it keeps. */
+void keeping_apply(dibs_db *db, int64_t queue_id);
+
 /* Remove the row of a job that holds nothing else any more, and its errors, of
 ** which there may be none. */
 void job_forget(dibs_db *db, int64_t id, int64_t errors);
@@ -1032,7 +1043,8 @@ void tidy(dibs_db *db, struct patterns patterns);
 /* When the next of these falls due; DIBS_FOREVER: never. */
 int64_t tidy_next(dibs_db *db);
 
-/* Remove up to `limit` jobs whose time of keeping is over. Gives how many. */
+/* Remove up to `limit` jobs whose time of keeping is over, or that are more than
+** their queue keeps. Gives how many. */
 int64_t tidy_prune(dibs_db *db, int64_t limit);
 
 /* ----------------------------------------------------------------- options */

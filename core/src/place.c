@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PRUNED_AT_ONCE 64
+
 /* ------------------------------------------------------------------ queues */
 
 void queue_find(dibs_db *db, const char *name, struct queue *queue) {
@@ -32,6 +34,7 @@ void queue_find(dibs_db *db, const char *name, struct queue *queue) {
   queue->paused = sql_column_int(db, row, 2) != 0;
   queue->limited = sql_column_int(db, row, 3) != 0;
   queue->defaults = sql_column_int(db, row, 4) != 0;
+  queue->keeping = sql_column_int(db, row, 5) != 0;
   strcpy(queue->name, name);
   sql_reset(db, row);
   if (db->writing) *cached = *queue;
@@ -509,13 +512,58 @@ void job_remove(dibs_db *db, const struct job *job,
   job_forget(db, job->id, placement->history.errors);
 }
 
+/* ----------------------------------------------------------------- keeping */
+
+void done_remove(dibs_db *db, int64_t id, int64_t queue_id) {
+  sql_run(db, SQL_DONE_REMOVE, SQL_ARGS(sql_int(id)));
+  sql_run(db, SQL_KEPT_ADD, SQL_ARGS(sql_int(queue_id), sql_int(-1)));
+  job_forget(db, id, 1);
+}
+
+int64_t queue_prune(dibs_db *db, int64_t queue_id, int64_t limit) {
+  int64_t ids[PRUNED_AT_ONCE];
+  int count = 0;
+  if (limit > PRUNED_AT_ONCE) limit = PRUNED_AT_ONCE;
+  sqlite3_stmt *row = sql_first(db, SQL_KEPT_SURPLUS,
+                                SQL_ARGS(sql_int(queue_id), sql_int(limit)));
+  if (!row) return 0;
+  do ids[count++] = sql_column_int(db, row, 0);
+  while (sql_next(db, row));
+  for (int i = 0; i < count && !db->status; i++)
+    done_remove(db, ids[i], queue_id);
+  return count;
+}
+
+/* What is kept by the count alone goes with it. */
+void keeping_apply(dibs_db *db, int64_t queue_id) {
+  const struct sql_value *setting =
+      SQL_ARGS(sql_int(queue_id), sql_text("keep_count"));
+  const struct sql_value *queue = SQL_ARGS(sql_int(queue_id));
+  int64_t most = sql_get(db, SQL_SETTING, setting, DIBS_UNSET);
+  if (most != DIBS_UNSET) {
+    sql_run(db, SQL_KEPT_SET, SQL_ARGS(sql_int(queue_id), sql_int(most)));
+  } else {
+    sql_run(db, SQL_KEPT_FORGET, queue);
+    if (sql_changes(db))
+      sql_run(db, SQL_KEPT_LEAVE,
+              SQL_ARGS(sql_int(queue_id), sql_int(db->now)));
+  }
+  sql_run(db, SQL_QUEUE_KEEPING, queue);
+  event_note(db, db->now);
+}
+
+/* Whether a finished job is kept at all, its queue keeping `most`. */
+static bool job_is_kept(const struct job *job, int64_t most) {
+  return job->keep == DIBS_UNSET ? most != DIBS_UNSET : job->keep > 0;
+}
+
 static void done_add(dibs_db *db, const struct job *job,
                      const struct placement *placement, int outcome,
                      const dibs_payload *result) {
   static const dibs_payload none = {.kind = DIBS_PAYLOAD_NONE};
   const struct history *history = &placement->history;
-  int64_t prune_at =
-      job->keep == DIBS_FOREVER ? DIBS_UNSET : time_add(db->now, job->keep);
+  bool by_age = job->keep != DIBS_UNSET && job->keep != DIBS_FOREVER;
+  int64_t prune_at = by_age ? time_add(db->now, job->keep) : DIBS_UNSET;
   sql_run(db, SQL_DONE_ADD,
           SQL_ARGS(sql_int(job->id), sql_int(job->queue_id), sql_int(outcome),
                    sql_int(db->now), sql_int(prune_at),
@@ -533,10 +581,17 @@ int job_finish(dibs_db *db, const struct job *job,
                const dibs_payload *result) {
   job_let_go(db, job);
   unique_finish(db, job);
-  if (job->keep == DIBS_UNSET || job->keep <= 0)
+  int64_t most =
+      sql_get(db, SQL_KEPT_MOST, SQL_ARGS(sql_int(job->queue_id)), DIBS_UNSET);
+  if (!job_is_kept(job, most)) {
     job_forget(db, job->id, placement->history.errors);
-  else
-    done_add(db, job, placement, outcome, result);
+    return DIBS_DONE;
+  }
+  done_add(db, job, placement, outcome, result);
+  if (most == DIBS_UNSET) return DIBS_DONE;
+  /* One more than there were: so a surplus shrinks with each that comes. */
+  sql_run(db, SQL_KEPT_ADD, SQL_ARGS(sql_int(job->queue_id), sql_int(1)));
+  queue_prune(db, job->queue_id, 2);
   return DIBS_DONE;
 }
 

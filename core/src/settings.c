@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
 ** settings.c: what a queue is set to, in dibs_setting: limits and rates
-** (limit.c), what a dead job does to its lane (place.c), and defaults of its
-** jobs' options. A setting is a name and a value
+** (limit.c), what a dead job does to its lane and how many done ones are kept
+** (place.c), and defaults of its jobs' options. A setting is a name and a value
 ** as people type it. One table says what there is.
 **
 ** Defaults bind when a job is enqueued: the explicit option is first, then the
@@ -41,6 +41,7 @@ static const struct setting {
     {"rate_per_key", SETTING_RATE, NO_OPTION},
     {"burst", SETTING_COUNT, NO_OPTION},
     {"dead_head", SETTING_DEAD_HEAD, NO_OPTION},
+    {"keep_count", SETTING_COUNT, NO_OPTION},
     OPTION(priority, SETTING_INTEGER),
     OPTION(delay, SETTING_DURATION),
     OPTION(expires, SETTING_DURATION),
@@ -204,6 +205,7 @@ int dibs_queue_set(dibs_db *db, const char *queue_name,
     sql_run(db, SQL_QUEUE_DEFAULTS, SQL_ARGS(sql_int(queue.id)));
     limits_apply(db, queue.id);
     lanes_apply(db, queue.id);
+    keeping_apply(db, queue.id);
     sql_end(db);
   }
   return handle_leave(db);

@@ -66,7 +66,7 @@
   X(META, "SELECT value FROM dibs_meta WHERE key = ?1")                        \
   /* place: queues */                                                          \
   X(QUEUE,                                                                     \
-    "SELECT id, claimable, paused OR held, limited, defaults"                  \
+    "SELECT id, claimable, paused OR held, limited, defaults, keeping"         \
     " FROM dibs_queue"                                                         \
     " WHERE name = ?1")                                                        \
   X(QUEUE_NAME, "SELECT name FROM dibs_queue WHERE id = ?1")                   \
@@ -138,6 +138,33 @@
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"    \
     " ?15)")                                                                   \
   X(DONE_REMOVE, "DELETE FROM dibs_done WHERE id = ?1")                        \
+  X(KEPT_MOST, "SELECT most FROM dibs_kept WHERE queue_id = ?1")               \
+  X(KEPT_ADD, "UPDATE dibs_kept SET kept = kept + ?2 WHERE queue_id = ?1")     \
+  X(KEPT_SURPLUS,                                                              \
+    "SELECT id"                                                                \
+    " FROM dibs_done"                                                          \
+    " WHERE queue_id = ?1"                                                     \
+    " ORDER BY finished_at, id LIMIT min(?2, coalesce((SELECT"                 \
+    " max(kept - most, 0) FROM dibs_kept WHERE queue_id = ?1), 0))")           \
+  X(KEPT_COUNT,                                                                \
+    "UPDATE dibs_kept"                                                         \
+    " SET kept = (SELECT count(*) FROM dibs_done d WHERE d.queue_id = ?1)"     \
+    " WHERE queue_id = ?1")                                                    \
+  X(KEPT_SET,                                                                  \
+    "INSERT INTO dibs_kept(queue_id, most, kept)"                              \
+    " VALUES (?1, ?2, (SELECT count(*) FROM dibs_done d WHERE d.queue_id = ?1))" \
+    " ON CONFLICT DO UPDATE"                                                   \
+    " SET most = ?2")                                                          \
+  X(KEPT_FORGET, "DELETE FROM dibs_kept WHERE queue_id = ?1")                  \
+  X(KEPT_LEAVE,                                                                \
+    "UPDATE dibs_done"                                                         \
+    " SET prune_at = ?2"                                                       \
+    " WHERE queue_id = ?1 AND prune_at IS NULL AND"                            \
+    " (SELECT keep FROM dibs_job j WHERE j.id = dibs_done.id) IS NULL")        \
+  X(QUEUE_KEEPING,                                                             \
+    "UPDATE dibs_queue"                                                        \
+    " SET keeping = EXISTS (SELECT 1 FROM dibs_kept WHERE queue_id = ?1)"      \
+    " WHERE id = ?1")                                                          \
   X(DEAD_ADD,                                                                  \
     "INSERT INTO dibs_dead(id, queue_id, finished_at, claimed_at,"             \
     " " HISTORY ", worker, progress, progress_text)"                           \
@@ -273,7 +300,7 @@
     " FROM dibs_setting"                                                       \
     " WHERE queue_id = ?1 AND name NOT IN ('limit', 'limit_per_key',"          \
     " 'rate', 'rate_period', 'rate_per_key', 'rate_per_key_period',"           \
-    " 'burst', 'dead_head'))"                                                               \
+    " 'burst', 'dead_head', 'keep_count'))"                                                               \
     " WHERE id = ?1")                                                          \
   X(LIMIT_READ,                                                                \
     "SELECT running, tokens, at"                                               \
@@ -368,7 +395,8 @@
   X(TIDY_NEXT,                                                                 \
     "SELECT min(" NEXT_EVENTS ","                                              \
     NEXT_OF("prune_at", "dibs_done WHERE prune_at IS NOT NULL") ","            \
-    NEXT_OF("until", "dibs_unique WHERE finished") ")")                        \
+    NEXT_OF("until", "dibs_unique WHERE finished") ","                         \
+    " coalesce((SELECT 0 FROM dibs_kept WHERE kept > most LIMIT 1), ?1))")                        \
   X(LEASED_LAPSED,                                                             \
     "SELECT id, holder, lease"                                                 \
     " FROM dibs_leased"                                                        \
@@ -391,8 +419,9 @@
     " FROM dibs_queue"                                                         \
     " WHERE next_due <= ?1 AND name > ?2 AND name < ?3"                        \
     " ORDER BY next_due, id")                                                  \
+  X(KEPT_OVER, "SELECT queue_id FROM dibs_kept WHERE kept > most LIMIT 1")     \
   X(DONE_DUE,                                                                  \
-    "SELECT id"                                                                \
+    "SELECT id, queue_id"                                                      \
     " FROM dibs_done"                                                          \
     " WHERE prune_at <= ?1"                                                    \
     " ORDER BY prune_at, id LIMIT ?2")                                         \

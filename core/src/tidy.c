@@ -177,14 +177,39 @@ static void due_tidy(dibs_db *db, struct patterns patterns) {
 
 /* ----------------------------------------------------------------- keeping */
 
+/* Those whose time is over. */
+static int64_t old_prune(dibs_db *db, int64_t limit) {
+  struct {
+    int64_t id;
+    int64_t queue_id;
+  } due[TIDY_ROWS];
+  int count = 0;
+  sqlite3_stmt *row =
+      sql_first(db, SQL_DONE_DUE, SQL_ARGS(sql_int(db->now), sql_int(limit)));
+  if (!row) return 0;
+  do {
+    due[count].id = sql_column_int(db, row, 0);
+    due[count++].queue_id = sql_column_int(db, row, 1);
+  } while (sql_next(db, row));
+  for (int i = 0; i < count && !db->status; i++)
+    done_remove(db, due[i].id, due[i].queue_id);
+  return count;
+}
+
+/* Those of one queue that are more than it keeps. */
+static int64_t surplus_prune(dibs_db *db, int64_t limit) {
+  int64_t queue_id = sql_get(db, SQL_KEPT_OVER, SQL_NONE, 0);
+  if (!queue_id) return 0;
+  int64_t count = queue_prune(db, queue_id, limit);
+  /* The file says that there are some, and there are none. */
+  if (!count) sql_run(db, SQL_KEPT_COUNT, SQL_ARGS(sql_int(queue_id)));
+  return count;
+}
+
 int64_t tidy_prune(dibs_db *db, int64_t limit) {
-  struct ids ids;
-  ids_read(db, SQL_DONE_DUE, limit, &ids);
-  for (int i = 0; i < ids.count && !db->status; i++) {
-    sql_run(db, SQL_DONE_REMOVE, SQL_ARGS(sql_int(ids.items[i])));
-    job_forget(db, ids.items[i], 1);
-  }
-  return ids.count;
+  if (limit > TIDY_ROWS) limit = TIDY_ROWS;
+  int64_t count = old_prune(db, limit);
+  return count < limit ? count + surplus_prune(db, limit - count) : count;
 }
 
 /* ---------------------------------------------------------------- in all */

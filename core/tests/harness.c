@@ -22,10 +22,16 @@ static _Atomic int connections;     /* open now */
 static _Atomic int statements_left; /* found at a close, ever */
 static _Thread_local int uncounted; /* nonzero: the harness is opening */
 static void (*statement_callback)(const char *);
+static int steps_wanted;
+static _Atomic int64_t steps; /* of SQLite's machine */
 
 static int traced(unsigned what, void *context, void *object, void *text) {
   sqlite3_stmt *statement = NULL;
   (void)context;
+  if (what == SQLITE_TRACE_PROFILE) {
+    steps += sqlite3_stmt_status(object, SQLITE_STMTSTATUS_VM_STEP, 1);
+    return 0;
+  }
   if (what == SQLITE_TRACE_STMT) {
     if (statement_callback) statement_callback(text);
     return 0;
@@ -50,6 +56,7 @@ static int connection_opened(sqlite3 *db, char **message,
   if (uncounted) return SQLITE_OK;
   connections++;
   if (statement_callback) mask |= SQLITE_TRACE_STMT;
+  if (steps_wanted) mask |= SQLITE_TRACE_PROFILE;
   return sqlite3_trace_v2(db, mask, traced, NULL);
 }
 
@@ -68,6 +75,17 @@ int connections_open(void) {
 void on_statement(void (*callback)(const char *sql)) {
   watch_connections();
   statement_callback = callback;
+}
+
+void steps_watch(fixture *f) {
+  steps_wanted = 1;
+  reopen(f);
+  steps_wanted = 0;
+  steps = 0;
+}
+
+int64_t steps_taken(void) {
+  return atomic_exchange(&steps, 0);
 }
 
 /* ---- Surroundings -------------------------------------------------------- */
@@ -378,7 +396,20 @@ static const struct rule {
     {"a lease that is plain has nothing but the job's row",
      "SELECT count(*) FROM dibs_leased l JOIN dibs_job j ON j.id = l.id"
      " WHERE l.plain AND (l.errors OR coalesce(j.keep, 0) OR j.key IS NOT NULL"
-     "  OR j.unique_key IS NOT NULL OR j.expires_at IS NOT NULL)"},
+     "  OR j.unique_key IS NOT NULL OR j.expires_at IS NOT NULL OR"
+     "  l.queue_id IN (SELECT id FROM dibs_queue WHERE limited OR keeping))"},
+    {"kept jobs are counted",
+     "SELECT count(*) FROM dibs_kept k WHERE kept <>"
+     " (SELECT count(*) FROM dibs_done d WHERE d.queue_id = k.queue_id)"},
+    {"a queue that keeps so many is known",
+     "SELECT count(*) FROM dibs_queue q WHERE keeping <>"
+     " (SELECT count(*) FROM dibs_kept k WHERE k.queue_id = q.id) OR keeping <>"
+     " (SELECT count(*) FROM dibs_setting s WHERE s.queue_id = q.id"
+     "  AND s.name = 'keep_count')"},
+    {"what is kept is pruned some time, by age or by count",
+     "SELECT count(*) FROM dibs_done d JOIN dibs_job j USING (id)"
+     " WHERE d.prune_at IS NULL AND j.keep IS NULL"
+     " AND d.queue_id NOT IN (SELECT queue_id FROM dibs_kept)"},
     {"a stage out of time has no job",
      "SELECT count(*) FROM dibs_staged JOIN dibs_job USING (id) WHERE late"},
     {"a placement names the job's queue",

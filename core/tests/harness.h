@@ -94,6 +94,13 @@ int connections_open(void);
 ** text; NULL: no more. Takes effect for connections opened after. */
 void on_statement(void (*callback)(const char *sql));
 
+/* Open the fixture's handle anew, and count what work its statements are from then
+** on: how many steps SQLite's machine has taken since it was last asked. That is
+** the same on every machine and at every time, and tells what reads rows that it
+** does not use. */
+void steps_watch(fixture *f);
+int64_t steps_taken(void);
+
 /* How many times as long a test may take: sanitizers and valgrind are slow.
 ** Long tests divide their work by it. */
 int slowness(void);
