@@ -478,7 +478,8 @@ bool attached_blocks(const dibs_db *db) {
   const char *path = sqlite3_db_filename(db->sqlite, "main");
   pthread_mutex_lock(&attached_mutex);
   for (dibs_db *at = attached_first; at && !blocks; at = at->attached->next)
-    blocks = at->pid == db->pid && path && !strcmp(at->path, path) &&
+    blocks = at != db && at->pid == db->pid && path &&
+             !strcmp(at->path, path) &&
              pthread_equal(at->attached->thread, pthread_self()) &&
              !at->attached->roams && connection_writes(at);
   pthread_mutex_unlock(&attached_mutex);

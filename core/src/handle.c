@@ -93,6 +93,7 @@ bool handle_enter(dibs_db *db, int *status) {
     return false;
   }
   handle_clear(db);
+  db->self_blocked = false;
   db->now = dibs_now(db);
   return true;
 }
@@ -358,9 +359,8 @@ static int busy_wait(void *context, int count) {
   int64_t now = time_monotonic();
   if (!count) db->busy_since = now;
   int64_t waited = now - db->busy_since;
-  if (waited >= db->busy_timeout) return 0;
   if (!count) db->self_blocked = attached_blocks(db);
-  if (db->self_blocked) return 0;
+  if (db->self_blocked || waited >= db->busy_timeout) return 0;
   if (db->engine && !engine_wait(db->engine)) return 0;
   int64_t length = busy_nap(db, count, waited);
   if (!db->sidecar) {

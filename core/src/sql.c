@@ -49,6 +49,14 @@ static void busy_fail(dibs_db *db) {
     snapshot_fail(db);
     return;
   }
+  if (db->attached && attached_blocks(db)) {
+    handle_fail(db, DIBS_BUSY,
+                "this thread's own transaction, on another connection that "
+                "dibs is attached to, has %s locked: use that one's handle "
+                "within it, or end it first",
+                db->path);
+    return;
+  }
   if (db->attached) {
     handle_fail(db, DIBS_BUSY,
                 "another connection is writing to %s: raise this connection's "

@@ -218,21 +218,56 @@ static void a_transaction_that_has_read_must_have_been_immediate(void **state) {
   host_close(&h);
 }
 
-/* However the path was written. */
+/* At once, though it would wait for days, and however the path was written. */
 static void a_thread_that_blocks_itself_is_told_so(void **state) {
+  static const int64_t timeouts[] = {0, DAY};
   fixture *f = *state;
   dibs_open_options options = fixture_options(f);
-  options.busy_timeout = 500;
   host h = host_open(f, DIBS_CREATE);
-  expect_int(chdir(f->folder), 0);
-  expect_ok(f->db, dibs_open("test.db", &options, &f->db));
-  expect_int(chdir("/"), 0);
+  for (size_t i = 0; i < COUNT(timeouts); i++) {
+    dibs_db *own = NULL;
+    options.busy_timeout = timeouts[i];
+    expect_int(chdir(f->folder), 0);
+    expect_ok(own, dibs_open("test.db", &options, &own));
+    expect_int(chdir("/"), 0);
+    run(h.sqlite, "BEGIN IMMEDIATE");
+    expect_status(own, dibs_enqueue(own, "q", dibs_none(), NULL, NULL),
+                  DIBS_BUSY);
+    expect_says(dibs_error(own), "this thread's own transaction");
+    run(h.sqlite, "COMMIT");
+    expect_ok(own, dibs_enqueue(own, "q", dibs_none(), NULL, NULL));
+    expect_int(dibs_close(own), DIBS_OK);
+  }
+  host_close(&h);
+}
+
+static void so_is_one_with_two_connections(void **state) {
+  fixture *f = *state;
+  host h = host_open(f, DIBS_CREATE), other = host_open(f, DIBS_CREATE_NONE);
   run(h.sqlite, "BEGIN IMMEDIATE");
+  expect_status(other.db, put_in(&other), DIBS_BUSY);
+  expect_says(dibs_error(other.db), "this thread's own transaction");
+  expect_says(dibs_error(other.db), f->path);
+  run(h.sqlite, "COMMIT");
+  expect_ok(other.db, put_in(&other));
+  host_close(&h);
+  host_close(&other);
+}
+
+/* Where the holder is not known, the likely one is named. */
+static void who_is_blocked_by_another_is_told_of_attach(void **state) {
+  fixture *f = *state;
+  dibs_open_options options = fixture_options(f);
+  sqlite3 *other = plain_open(f->path);
+  options.busy_timeout = 1;
+  expect_ok(f->db, dibs_open(f->path, &options, &f->db));
+  run(other, "BEGIN IMMEDIATE");
   expect_status(f->db, dibs_enqueue(f->db, "q", dibs_none(), NULL, NULL),
                 DIBS_BUSY);
-  expect_says(dibs_error(f->db), "this thread's own transaction");
-  run(h.sqlite, "COMMIT");
-  host_close(&h);
+  expect_says(dibs_error(f->db), "this program's own");
+  expect_says(dibs_error(f->db), "attach");
+  run(other, "COMMIT");
+  expect_int(sqlite3_close(other), SQLITE_OK);
 }
 
 /* ---- Statements ------------------------------------------------------------ */
@@ -475,6 +510,8 @@ int main(void) {
       TEST_CLOSED(a_transaction_that_has_not_read_waits_for_the_lock),
       TEST_CLOSED(a_transaction_that_has_read_must_have_been_immediate),
       TEST_CLOSED(a_thread_that_blocks_itself_is_told_so),
+      TEST_CLOSED(so_is_one_with_two_connections),
+      TEST_CLOSED(who_is_blocked_by_another_is_told_of_attach),
       TEST_CLOSED(within_a_statement_that_writes_elsewhere),
       TEST_CLOSED(a_failure_within_a_statement_leaves_nothing),
       TEST_CLOSED(an_interrupt_leaves_nothing_half_done),
