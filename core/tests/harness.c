@@ -283,11 +283,15 @@ int monitors_stop(fixture *f) {
 /* ---- The database behind the library's back ------------------------------ */
 
 sqlite3 *plain_open(const char *path) {
+  return plain_open_as(path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+}
+
+sqlite3 *plain_open_as(const char *path, int flags) {
   sqlite3 *db = NULL;
   int code;
   uncounted = 1;
-  code = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
-                         "unix");
+  code = sqlite3_open_v2(path, &db, flags,
+                         flags & SQLITE_OPEN_URI ? NULL : "unix");
   uncounted = 0;
   if (code != SQLITE_OK) {
     print_error("plain open of %s: %s\n", path, sqlite3_errmsg(db));

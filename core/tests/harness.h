@@ -140,8 +140,10 @@ const char *raw_text(fixture *f, const char *sql, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* A plain connection that the harness does not count; close it with
-** sqlite3_close(). */
+** sqlite3_close(). The flags are those of sqlite3_open_v2();
+** with a URI the VFS is the one it names. */
 sqlite3 *plain_open(const char *path);
+sqlite3 *plain_open_as(const char *path, int flags);
 
 /*
 ** Check the file: SQLite's integrity check, and the rules of the schema. True

@@ -26,6 +26,8 @@ const place places[] = {
     {"in a trigger", NULL, "INSERT INTO hosted VALUES (1)", NULL, NULL, NULL},
     {"in an insert in a transaction", "BEGIN",
      "INSERT INTO host SELECT operate()", NULL, "COMMIT", "ROLLBACK"},
+    {"in an insert of a row in a transaction", "BEGIN",
+     "INSERT INTO host VALUES (operate())", NULL, "COMMIT", "ROLLBACK"},
     {"in a trigger in a savepoint", "BEGIN; SAVEPOINT s",
      "INSERT INTO hosted VALUES (1)", NULL, "COMMIT", "ROLLBACK TO s; COMMIT"},
 };
