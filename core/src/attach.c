@@ -613,5 +613,6 @@ int dibs_attach(sqlite3 *sqlite, const dibs_provider *provider,
   if (!db->status) schema_look(db, create);
   if (!db->status && create != DIBS_CREATE_NONE) schema_make(db);
   if (!db->status) attached_share(db);
+  if (!db->status) library_warn(db);
   return handle_leave(db);
 }

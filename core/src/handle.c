@@ -491,20 +491,32 @@ static void open_options_take(dibs_db *db, const dibs_open_options *options) {
   db->two_libraries = options->two_libraries != 0;
 }
 
-/* Once in a process, for it does not change. */
-static void library_warn(dibs_db *db) {
-  static _Atomic int told; /* the version that was spoken of */
+/* That cannot be asked for is no reason to fail. */
+static bool file_has_wal(dibs_db *db) {
+  bool has = pragma_is(db, "PRAGMA main.journal_mode", "wal");
+  if (db->status) handle_clear(db);
+  return has;
+}
+
+/* Once in a process and on each of the two ways, for it does not change. SQL
+** functions have nobody to tell but the library's own log. */
+void library_warn(dibs_db *db) {
+  static _Atomic int told[2]; /* the version that was spoken of */
+  static const char format[] =
+      "SQLite %s has the WAL-reset bug, which in a rare race can damage a file "
+      "when the application runs checkpoints of its own: upgrade to 3.51.3 or "
+      "newer";
   SQLITE_LIBRARY(db);
   int version = sqlite3_libversion_number();
-  if (!db->log || db->in_memory || !library_has_reset_bug(db) ||
-      !pragma_is(db, "PRAGMA journal_mode", "wal") ||
-      atomic_exchange(&told, version) == version)
+  if (db->in_memory || !library_has_reset_bug(db) ||
+      (!db->log && !db->attached) || !file_has_wal(db) ||
+      atomic_exchange(&told[db->log == NULL], version) == version)
     return;
-  log_job(db, DIBS_LEVEL_WARNING, "library", 0, 0,
-          "SQLite %s has the WAL-reset bug, which in a rare race can damage a "
-          "file when the application runs checkpoints of its own: upgrade to "
-          "3.51.3 or newer",
-          sqlite3_libversion());
+  if (db->log)
+    log_job(db, DIBS_LEVEL_WARNING, "library", 0, 0, format,
+            sqlite3_libversion());
+  else
+    sqlite3_log(SQLITE_WARNING, format, sqlite3_libversion());
 }
 
 static void handle_start(dibs_db *db, const dibs_open_options *options) {

@@ -602,6 +602,9 @@ void sql_finalize(dibs_db *db);
 ** beside a writer. */
 bool library_has_reset_bug(const dibs_db *db);
 
+/* Say so, if it is so, unless it was said before. */
+void library_warn(dibs_db *db);
+
 /* On such a library: have no automatic checkpoints on this connection of our
 ** own, but wal_committed() behind each commit, when no transaction is open; and
 ** wal_end() before it is closed. */

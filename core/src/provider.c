@@ -41,7 +41,6 @@ struct dibs_provider {
   X(column_int64)                                                              \
   X(column_text)                                                               \
   X(column_type)                                                               \
-  X(context_db_handle)                                                         \
   X(create_function_v2)                                                        \
   X(create_module_v2)                                                          \
   X(db_config)                                                                 \
@@ -59,6 +58,7 @@ struct dibs_provider {
   X(last_insert_rowid)                                                         \
   X(libversion)                                                                \
   X(libversion_number)                                                         \
+  X(log)                                                                       \
   X(mprintf)                                                                   \
   X(mutex_enter)                                                               \
   X(mutex_leave)                                                               \
@@ -68,12 +68,9 @@ struct dibs_provider {
   X(prepare_v3)                                                                \
   X(reset)                                                                     \
   X(result_blob64)                                                             \
-  X(result_double)                                                             \
   X(result_error)                                                              \
   X(result_error_code)                                                         \
-  X(result_error_nomem)                                                        \
   X(result_int64)                                                              \
-  X(result_null)                                                               \
   X(result_subtype)                                                            \
   X(result_text64)                                                             \
   X(set_last_insert_rowid)                                                     \

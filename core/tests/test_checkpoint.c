@@ -521,6 +521,77 @@ static void the_log_is_told_once(void **state) {
   expect_int(warnings_of(f, 3050001, f->path), 0);
 }
 
+/* The library's own log. */
+static void listen_to_library(int code, const char *format, ...) {
+  va_list arguments;
+  if (code != SQLITE_WARNING || !strstr(format, "WAL-reset")) return;
+  va_start(arguments, format);
+  vsnprintf(warning, sizeof warning, format, arguments);
+  va_end(arguments);
+  warnings++;
+}
+
+static int warnings_of_attaching(fixture *f, int version, int with_log) {
+  dibs_open_options options = fixture_options(f);
+  dibs_db *db = NULL;
+  sqlite3 *sqlite = plain_open(f->path);
+  made_version = version;
+  expect_ok(NULL, dibs_provider_get(&made_table, &options.provider, NULL));
+  if (with_log) options.log = listen_in;
+  warnings = 0;
+  expect_ok(db, dibs_attach(sqlite, options.provider, &options, &db));
+  expect_text(dibs_error(db), "");
+  expect_int(sqlite3_close(sqlite), SQLITE_OK);
+  expect_int(dibs_close(db), DIBS_OK);
+  return warnings;
+}
+
+static int refuse_pragmas(void *context, int what, const char *a, const char *b,
+                          const char *c, const char *d) {
+  (void)context;
+  (void)a;
+  (void)b;
+  (void)c;
+  (void)d;
+  return what == SQLITE_PRAGMA ? SQLITE_DENY : SQLITE_OK;
+}
+
+static void so_is_that_of_a_host(void **state) {
+  fixture *f = *state;
+  f->db = open_another(f);
+  close_checked(f);
+  expect_int(warnings_of_attaching(f, REPAIRED, 1), 0);
+  expect_int(warnings_of_attaching(f, 3050002, 1), 1);
+  expect_says(warning, "3.50.2");
+  expect_int(warnings_of_attaching(f, 3050002, 1), 0);
+}
+
+/* As where the handle is that of the SQL functions. */
+static void without_a_log_the_librarys_is_told(void **state) {
+  fixture *f = *state;
+  dibs_db *db = NULL;
+  f->db = open_another(f);
+  close_checked(f);
+  made_table.log = listen_to_library;
+  expect_int(warnings_of_attaching(f, REPAIRED, 0), 0);
+  expect_int(warnings_of_attaching(f, 3050003, 0), 1);
+  expect_says(warning, "3.50.3");
+  expect_int(warnings_of_attaching(f, 3050003, 0), 0);
+  expect_int(warnings_of(f, 3050004, f->path), 1);
+  /* Whoever may not ask for the journal mode is told nothing. */
+  sqlite3 *sqlite = plain_open(f->path);
+  sqlite3_set_authorizer(sqlite, refuse_pragmas, NULL);
+  dibs_open_options options = fixture_options(f);
+  made_version = 3050005;
+  warnings = 0;
+  expect_ok(NULL, dibs_provider_get(&made_table, &options.provider, NULL));
+  expect_ok(db, dibs_attach(sqlite, options.provider, &options, &db));
+  expect_int(warnings, 0);
+  expect_int(sqlite3_close(sqlite), SQLITE_OK);
+  expect_int(dibs_close(db), DIBS_OK);
+  made_table.log = real_table->log;
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST_CLOSED(checkpoints_hold_the_write_lock),
@@ -536,6 +607,8 @@ int main(void) {
       TEST_CLOSED(which_versions_are_affected),
       TEST_CLOSED(the_doctor_of_a_host_runs_no_checkpoint),
       TEST_CLOSED(the_log_is_told_once),
+      TEST_CLOSED(so_is_that_of_a_host),
+      TEST_CLOSED(without_a_log_the_librarys_is_told),
   };
   watch_install();
   table_make();
