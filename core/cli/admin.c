@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** admin.c: commands that look after a database and its queues: init, cancel,
-** change, dead, queue pause and resume, clear, prune, commit, abort, version.
+** admin.c: commands that look after a database and its jobs: init, cancel,
+** change, dead, clear, prune, commit, abort, version.
 */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -336,35 +336,4 @@ int run_prune(struct cli *cli) {
   }
   (void)dibs_close(db);
   return code;
-}
-
-/* ------------------------------------------------------------------------ */
-/* queue pause, queue resume                                                */
-/* ------------------------------------------------------------------------ */
-
-static int pause_or_resume(struct cli *cli, const char *done,
-                           int (*call)(dibs_db *, const char *const *, size_t,
-                                       int64_t *)) {
-  const char *const *queues;
-  size_t count;
-  int64_t changed = 0;
-  dibs_db *db;
-  int code = cli_queue_arguments(cli, &queues, &count);
-  if (code == 0) code = cli_open(cli, DIBS_CREATE_NONE, &db);
-  if (code) return code;
-  if (call(db, queues, count, &changed) == DIBS_OK) {
-    show_count_of(changed, "queue", done);
-  } else {
-    code = cli_db_error(db);
-  }
-  (void)dibs_close(db);
-  return code;
-}
-
-int run_queue_pause(struct cli *cli) {
-  return pause_or_resume(cli, "paused", dibs_pause);
-}
-
-int run_queue_resume(struct cli *cli) {
-  return pause_or_resume(cli, "resumed", dibs_resume);
 }

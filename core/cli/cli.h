@@ -10,8 +10,9 @@
 **     payload.c    the payload that a command line gives
 **     enqueue.c    enqueue; stream.c: its --lines and --jobs
 **     claim.c      claim, and what is done by a receipt
-**     look.c       get, peek, list, stats, queue, wait, doctor
-**     admin.c      init, cancel, change, dead, pause, clear, prune, ...
+**     look.c       get, peek, list, stats, explain, wait, doctor
+**     queue.c      queue list, show, set, pause, resume
+**     admin.c      init, cancel, change, dead, clear, prune, ...
 **     work.c       worker and bench: options only, worker.c and bench.c do it
 **     output.c     errors, colours, status line; text.c, table.c, show.c
 */
@@ -44,7 +45,54 @@ enum option_kind {
   KIND_UNTIL,    /* a duration, "start" or "finish": DIBS_UNIQUE_UNTIL_* */
   KIND_TIME,     /* ms since 1970 */
   KIND_CHOICE,   /* one of the words in `argument`, as its place from 0 */
+  KIND_SETTING,  /* of a queue, as text, which the core reads; or "none" */
 };
+
+/* What a queue may be set to: the same, in words of their own. A setting's name
+** is its option's, with underscores. */
+#define SETTING_MAP(X)                                                         \
+  X(SET_LIMIT, "limit", 0, "N|none", KIND_SETTING,                             \
+    "run at most N of its jobs at a time; 0: none starts")                     \
+  X(SET_LIMIT_PER_KEY, "limit-per-key", 0, "N|none", KIND_SETTING,             \
+    "the same for each limit key")                                             \
+  X(SET_RATE, "rate", 0, "N/D|none", KIND_SETTING,                             \
+    "let at most N of its jobs start in D, as in 10/1s")                       \
+  X(SET_BURST, "burst", 0, "N|none", KIND_SETTING,                             \
+    "let N start at once when the rate was not used up; default the "          \
+    "rate's number")                                                           \
+  X(SET_RATE_PER_KEY, "rate-per-key", 0, "N/D|none", KIND_SETTING,             \
+    "the rate of each limit key")                                              \
+  X(SET_DEAD_HEAD, "dead-head", 0, "skip|block|none", KIND_SETTING,            \
+    "whether a dead job lets the next of its key go (skip, the default) "      \
+    "or holds it back")                                                        \
+  X(SET_KEEP, "keep", 0, "D|inf|none", KIND_SETTING,                           \
+    "keep jobs for D once they are done, or inf; default not at all")          \
+  X(SET_KEEP_COUNT, "keep-count", 0, "N|none", KIND_SETTING,                   \
+    "keep the last N jobs that are done; without --keep whatever their "       \
+    "age")                                                                     \
+  X(SET_PRIORITY, "priority", 0, "N|none", KIND_SETTING,                       \
+    "of jobs that name none; higher first; default 0")                         \
+  X(SET_DELAY, "delay", 0, "D|none", KIND_SETTING,                             \
+    "start jobs no sooner than D after their enqueue")                         \
+  X(SET_EXPIRES, "expires", 0, "D|none", KIND_SETTING,                         \
+    "do not start a job any more when D has passed")                           \
+  X(SET_MAX_ATTEMPTS, "max-attempts", 0, "N|none", KIND_SETTING,               \
+    "dead after N attempts; 0 is unlimited; default 20")                       \
+  X(SET_MAX_CRASHES, "max-crashes", 0, "N|none", KIND_SETTING,                 \
+    "dead after N attempts whose worker died; 0 is unlimited; default 3")      \
+  X(SET_BACKOFF, "backoff", 0, "D|none", KIND_SETTING,                         \
+    "wait before the second attempt; default 5s")                              \
+  X(SET_BACKOFF_FACTOR, "backoff-factor", 0, "X|none", KIND_SETTING,           \
+    "each further wait is X times the one before; default 2")                  \
+  X(SET_BACKOFF_CAP, "backoff-cap", 0, "D|none", KIND_SETTING,                 \
+    "no wait is longer than D; default 6h")                                    \
+  X(SET_BACKOFF_JITTER, "backoff-jitter", 0, "X|none", KIND_SETTING,           \
+    "add up to this fraction of the wait at random; default 0.1")              \
+  X(SET_LEASE, "lease", 0, "D|none", KIND_SETTING,                             \
+    "how long a claim holds a job, unless the claim says; default 60s, "       \
+    "in workers 15s, extended")                                                \
+  X(SET_TIMEOUT, "timeout", 0, "D|none", KIND_SETTING,                         \
+    "a worker ends a job when it has run for D; default none")
 
 /*
 ** Every option: id, name, letter (0: none), what its value is called, kind,
@@ -149,6 +197,7 @@ enum option_kind {
     KIND_CHOICE, "only jobs in this state")                                    \
   X(LIMIT, "limit", 0, "N", KIND_POSITIVE, "at most N jobs; default 100")      \
   X(AFTER, "after", 0, "ID", KIND_COUNT, "only jobs whose id is above ID")     \
+  SETTING_MAP(X)                                                               \
   X(WATCH, "watch", 0, NULL, KIND_FLAG,                                        \
     "print it again each second, until Ctrl-C")                                \
   X(DEAD, "dead", 0, NULL, KIND_FLAG, "the dead letters too")                  \
@@ -364,9 +413,24 @@ void show_count(int64_t count, const char *done);
 /* The same of something else: "2 queues paused". */
 void show_count_of(int64_t count, const char *noun, const char *done);
 
-/* Print a queue as JSON on a line, or for people, a line a field. */
-void show_queue_json(const dibs_queue_stats *queue);
-void show_queue(const dibs_queue_stats *queue, int64_t now);
+/*
+** Print a queue as JSON on a line, or for people, a line a field. `settings` is
+** what settings_of() gives of it, or "".
+*/
+void show_queue_json(const dibs_queue_stats *queue, const char *settings);
+void show_queue(const dibs_queue_stats *queue, const char *settings,
+                int64_t now);
+
+/* Print the queue with its settings alone, for people. */
+void show_settings(const char *queue, const char *settings);
+
+/* The members of the settings in what dibs_queue_show() gives, ",\"limit\":5}",
+** or "" when there are none. */
+const char *settings_of(const char *json);
+
+/* Print why a job (id above 0) or a queue is not running. */
+void show_reasons(int64_t id, const char *queue,
+                  const dibs_reason_list *reasons);
 
 /* Print {"id":N,"state":"..."}, or "12  done". `state` may be NULL. */
 void show_state(int64_t id, const char *state);
@@ -392,6 +456,7 @@ int run_get(struct cli *cli);
 int run_peek(struct cli *cli);
 int run_list(struct cli *cli);
 int run_stats(struct cli *cli);
+int run_explain(struct cli *cli);
 int run_wait(struct cli *cli);
 int run_cancel(struct cli *cli);
 int run_change(struct cli *cli);
@@ -401,6 +466,7 @@ int run_dead_redrive(struct cli *cli);
 int run_dead_purge(struct cli *cli);
 int run_queue_list(struct cli *cli);
 int run_queue_show(struct cli *cli);
+int run_queue_set(struct cli *cli);
 int run_queue_pause(struct cli *cli);
 int run_queue_resume(struct cli *cli);
 int run_clear(struct cli *cli);

@@ -330,6 +330,25 @@ const struct command commands_table[] = {
         run_stats,
     },
     {
+        "explain",
+        "ID...",
+        0,
+        CLI_MANY,
+        NULL,
+        "say why a job, or what waits in a queue, is not running",
+        "The first reason is the one to see to. With --json each job or queue "
+        "is an object whose \"reasons\" have a word for programs, \"reason\", "
+        "a sentence, \"text\", when it will be over, \"at\", and the job that "
+        "it waits for, \"id\".",
+        "dibs explain 12\n"
+        "dibs explain -q mail --json\n",
+        OPTIONS({OPTION_QUEUE, "why the jobs of this queue, or of all beneath "
+                               "NAME/*, are not running; may be given several "
+                               "times"},
+                {OPTION_ALL, NULL}),
+        run_explain,
+    },
+    {
         "wait",
         "ID",
         1,
@@ -443,11 +462,38 @@ const struct command commands_table[] = {
         0,
         CLI_MANY,
         "@queue",
-        "show a queue with its counts",
+        "show a queue with its counts and settings",
         QUEUE_ARGUMENTS,
         "dibs queue show mail\n",
         OPTIONS({OPTION_ALL, NULL}),
         run_queue_show,
+    },
+    {
+        "queue set",
+        "QUEUE",
+        1,
+        1,
+        "@queue",
+        "set a queue: limits, rates, and defaults of its jobs",
+        "What is set counts for all processes at once, and stays until it is "
+        "set anew; none takes a setting back. Limits and rates hold over all "
+        "workers. Defaults are of jobs that are added from then on, and whose "
+        "own options say nothing. A queue may be set before it has jobs. "
+        "Prints what the queue is set to now.",
+        "dibs queue set mail --limit 5 --rate 10/1s --max-attempts 3\n"
+        "dibs queue set mail --rate none\n",
+        OPTIONS({OPTION_SET_LIMIT, NULL}, {OPTION_SET_LIMIT_PER_KEY, NULL},
+                {OPTION_SET_RATE, NULL}, {OPTION_SET_BURST, NULL},
+                {OPTION_SET_RATE_PER_KEY, NULL}, {OPTION_SET_DEAD_HEAD, NULL},
+                {OPTION_SET_KEEP, NULL}, {OPTION_SET_KEEP_COUNT, NULL},
+                {OPTION_SET_PRIORITY, NULL}, {OPTION_SET_DELAY, NULL},
+                {OPTION_SET_EXPIRES, NULL}, {OPTION_SET_MAX_ATTEMPTS, NULL},
+                {OPTION_SET_MAX_CRASHES, NULL}, {OPTION_SET_BACKOFF, NULL},
+                {OPTION_SET_BACKOFF_FACTOR, NULL},
+                {OPTION_SET_BACKOFF_CAP, NULL},
+                {OPTION_SET_BACKOFF_JITTER, NULL}, {OPTION_SET_LEASE, NULL},
+                {OPTION_SET_TIMEOUT, NULL}),
+        run_queue_set,
     },
     {
         "queue pause",

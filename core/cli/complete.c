@@ -30,13 +30,12 @@ static void print_choices(const char *argument) {
   }
 }
 
+/* Print an option's letter, if it has one, and name, each between a prefix and
+** an end. */
 static void print_option_names(const struct option *option, const char *between,
-                               const char *prefix) {
-  if (option->letter)
-    printf("%s-%c%s", prefix, option->letter, between);
-  else
-    printf("%s", prefix);
-  printf("%s--%s", option->letter ? prefix : "", option->name);
+                               const char *prefix, const char *end) {
+  if (option->letter) printf("%s-%c%s%s", prefix, option->letter, end, between);
+  printf("%s--%s%s", prefix, option->name, end);
 }
 
 /* What may be the value of an option, when it is no fixed word. */
@@ -47,21 +46,44 @@ static const char *value_marker(enum option_id id) {
   return "";
 }
 
-/* _dibs_values OPTION: sets `found` to the values of it. */
+/* The values of an option, as the rest of a row of _dibs_values. */
+static void print_values_row(enum option_id id) {
+  const struct option *option = &options_table[id];
+  printf(") found=\"%s", value_marker(id));
+  if (option->kind == KIND_CHOICE || option->kind == KIND_UNTIL ||
+      option->kind == KIND_SETTING)
+    print_choices(option->argument);
+  if (option->kind == KIND_ENDLESS) printf(" inf");
+  printf("\" ;;\n");
+}
+
+/* _dibs_values COMMAND OPTION: sets `found` to the values of it. What a queue is
+** set to has names of other commands' options, and other values. */
 static void print_values(void) {
-  printf("_dibs_values() {\n  case $1 in\n");
+  const struct command_option *setting = command_find("queue set")->options;
+  printf("_dibs_values() {\n  case \"$1 $2\" in\n");
+  for (; setting->id != OPTIONS_END; setting++) {
+    printf("    \"queue set --%s\"", options_table[setting->id].name);
+    print_values_row(setting->id);
+  }
   for (size_t i = 0; i < OPTIONS_END; i++) {
     const struct option *option = &options_table[i];
-    if (option->argument == NULL) continue;
+    if (option->argument == NULL || option->kind == KIND_SETTING) continue;
     printf("    ");
-    print_option_names(option, "|", "");
-    printf(") found=\"%s", value_marker((enum option_id)i));
-    if (option->kind == KIND_CHOICE || option->kind == KIND_UNTIL)
-      print_choices(option->argument);
-    if (option->kind == KIND_ENDLESS) printf(" inf");
-    printf("\" ;;\n");
+    print_option_names(option, "|", "*\" ", "\"");
+    print_values_row((enum option_id)i);
   }
   printf("    *) found= ;;\n  esac\n}\n\n");
+}
+
+/* Nonzero when an option before has the same name, and takes a value too. */
+static int is_named_before(size_t place) {
+  for (size_t i = 0; i < place; i++) {
+    if (options_table[i].argument &&
+        strcmp(options_table[i].name, options_table[place].name) == 0)
+      return 1;
+  }
+  return 0;
 }
 
 static void print_valued_list(const struct command_option *options,
@@ -83,7 +105,7 @@ static void print_valued(void) {
     print_valued_list(commands_table[i].options, commands_table[i].name);
   for (size_t i = 0; i < OPTIONS_END; i++) {
     const struct option *option = &options_table[i];
-    if (option->argument == NULL) continue;
+    if (option->argument == NULL || is_named_before(i)) continue;
     if (option->letter) printf("    \" -%c\") return 0 ;;\n", option->letter);
     printf("    \" --%s\") return 0 ;;\n", option->name);
   }
@@ -213,7 +235,7 @@ static void print_case_words(const char *name) {
 
 static void bash_option_list(const struct command_option *options) {
   for (; options->id != OPTIONS_END; options++)
-    print_option_names(&options_table[options->id], "", " ");
+    print_option_names(&options_table[options->id], "", " ", "");
 }
 
 static void bash_options(void) {
@@ -253,9 +275,9 @@ static void print_bash(void) {
          "    found=' @file'\n"
          "  elif [[ -z $option && $current == --*=* ]]; then\n"
          "    option=${current%%%%=*} current=${current#*=}\n"
-         "    _dibs_values \"$option\"\n"
+         "    _dibs_values \"$command\" \"$option\"\n"
          "  elif [[ -n $option ]]; then\n"
-         "    _dibs_values \"$option\"\n"
+         "    _dibs_values \"$command\" \"$option\"\n"
          "  elif [[ $current == -* ]]; then\n"
          "    _dibs_options \"$command\"\n"
          "  else\n"
@@ -356,7 +378,7 @@ static void print_zsh(void) {
          "    compset -P '*='\n"
          "  fi\n"
          "  if [[ -n $option ]]; then\n"
-         "    _dibs_values \"$option\"\n"
+         "    _dibs_values \"$command\" \"$option\"\n"
          "  elif [[ $PREFIX == -* ]]; then\n"
          "    _dibs_options \"$command\"\n"
          "    _describe -o option described\n"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** look.c: commands that only look: get, peek, list, stats, queue list and show,
-** wait, doctor.
+** look.c: commands that only look: get, peek, list, stats, explain, wait,
+** doctor.
 */
 #include <inttypes.h>
 #include <poll.h>
@@ -175,7 +175,7 @@ static int show_stats(dibs_db *db, const char *const *queues, size_t count) {
   if (dibs_stats(db, queues, count, &stats) != DIBS_OK) return cli_db_error(db);
   if (output_json()) {
     for (size_t i = 0; i < stats->count; i++)
-      show_queue_json(&stats->queues[i]);
+      show_queue_json(&stats->queues[i], "");
   } else {
     stats_table(stats, dibs_now(db));
   }
@@ -217,77 +217,63 @@ int run_stats(struct cli *cli) {
 }
 
 /* ------------------------------------------------------------------------ */
-/* queue                                                                    */
+/* explain                                                                  */
 /* ------------------------------------------------------------------------ */
 
-static int64_t jobs_of(const dibs_queue_stats *queue) {
-  return queue->ready + queue->scheduled + queue->blocked + queue->staged +
-         queue->running + queue->done + queue->dead;
+/* Explain the job of one id. Returns 0 or an exit code. */
+static int explain_job(dibs_db *db, const char *word) {
+  struct cli_about about = CLI_ABOUT_INIT;
+  dibs_reason_list *reasons = NULL;
+  about.id = cli_id(word);
+  if (about.id == 0) return cli_bad_id(word);
+  int status = dibs_explain(db, about.id, &reasons);
+  if (status != DIBS_OK)
+    return cli_error_about(status, &about, "%s", dibs_error(db));
+  show_reasons(about.id, NULL, reasons);
+  dibs_reason_list_free(reasons);
+  return 0;
 }
 
-static void show_queues(const dibs_stats_list *stats) {
-  static const char *const heads[] = {"QUEUE", ">JOBS", "PAUSED"};
-  struct table *table = NULL;
-  if (!output_json()) table = table_new(heads, sizeof heads / sizeof *heads);
-  for (size_t i = 0; i < stats->count; i++) {
-    const dibs_queue_stats *queue = &stats->queues[i];
-    if (output_json()) {
-      printf("{\"queue\":");
-      print_json_string(stdout, queue->queue);
-      printf(",\"jobs\":%" PRId64 ",\"paused\":%s}\n", jobs_of(queue),
-             queue->paused ? "true" : "false");
-    } else {
-      table_text(table, queue->queue, COLOUR_NONE);
-      table_number(table, jobs_of(queue), COLOUR_NONE);
-      table_text(table, queue->paused ? "paused" : "", COLOUR_YELLOW);
-    }
-  }
-  table_print(table, stdout, 0);
+static int explain_queue(dibs_db *db, const char *queue) {
+  dibs_reason_list *reasons = NULL;
+  if (dibs_explain_queue(db, queue, &reasons) != DIBS_OK)
+    return cli_db_error(db);
+  show_reasons(0, queue, reasons);
+  dibs_reason_list_free(reasons);
+  return 0;
 }
 
-int run_queue_list(struct cli *cli) {
+/* Explain each queue that matches. Returns 0 or an exit code. */
+static int explain_queues(dibs_db *db, const char *const *queues,
+                          size_t count) {
   dibs_stats_list *stats = NULL;
-  dibs_db *db;
-  int code = cli_open(cli, DIBS_CREATE_NONE, &db);
-  if (code) return code;
-  if (dibs_stats(db, NULL, 0, &stats) == DIBS_OK) {
-    show_queues(stats);
-  } else {
-    code = cli_db_error(db);
-  }
+  int code = 0;
+  if (dibs_stats(db, queues, count, &stats) != DIBS_OK) return cli_db_error(db);
+  for (size_t i = 0; i < stats->count && code == 0; i++)
+    code = explain_queue(db, stats->queues[i].queue);
   dibs_stats_list_free(stats);
-  (void)dibs_close(db);
   return code;
 }
 
-/* Show queues one by one, for people as blocks. */
-static void show_each_queue(const dibs_stats_list *stats, int64_t now) {
-  for (size_t i = 0; i < stats->count; i++) {
-    if (output_json()) {
-      show_queue_json(&stats->queues[i]);
-      continue;
-    }
-    if (i > 0) (void)putchar('\n');
-    show_queue(&stats->queues[i], now);
-  }
-}
-
-int run_queue_show(struct cli *cli) {
+int run_explain(struct cli *cli) {
   const char *const *queues;
   size_t count;
-  dibs_stats_list *stats = NULL;
   dibs_db *db;
-  int code = cli_queue_arguments(cli, &queues, &count);
-  if (code == 0) code = cli_open(cli, DIBS_CREATE_NONE, &db);
+  int code = cli_queues(cli, 0, &queues, &count);
   if (code) return code;
-  if (dibs_stats(db, queues, count, &stats) == DIBS_OK) {
-    show_each_queue(stats, dibs_now(db));
-  } else {
-    code = cli_db_error(db);
+  if (count > 0 && cli->argument_count > 0)
+    return cli_usage(cli, "give ID or -q QUEUE, not both");
+  if (count == 0 && cli->argument_count == 0)
+    return cli_usage(cli, "explain needs ID... or -q QUEUE");
+  int worst = cli_open(cli, DIBS_CREATE_NONE, &db);
+  if (worst) return worst;
+  if (count > 0) worst = explain_queues(db, queues, count);
+  for (size_t i = 0; i < cli->argument_count; i++) {
+    code = explain_job(db, cli->arguments[i]);
+    if (code > worst) worst = code;
   }
-  dibs_stats_list_free(stats);
   (void)dibs_close(db);
-  return code;
+  return worst;
 }
 
 /* ------------------------------------------------------------------------ */

@@ -212,7 +212,8 @@ static int read_value(const struct option *option, const char *text,
     if ((*number = read_until(text)) != 0) return 1;
     return dibs_parse_duration(text, number) == DIBS_OK;
   case KIND_ENDLESS:
-    if (strcmp(text, "inf") == 0) return *number = DIBS_FOREVER, 1;
+    if (strcmp(text, "inf") == 0 || strcmp(text, "forever") == 0)
+      return *number = DIBS_FOREVER, 1;
     return dibs_parse_duration(text, number) == DIBS_OK;
   case KIND_DURATION: return dibs_parse_duration(text, number) == DIBS_OK;
   default: return 1;

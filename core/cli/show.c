@@ -9,7 +9,8 @@
 
 #include "cli.h"
 
-#define SHOW_LIMIT 4000 /* characters of a payload shown to people */
+#define SHOW_LIMIT    4000 /* characters of a payload shown to people */
+#define SETTING_WIDTH 16   /* columns of a setting's name */
 
 /* ------------------------------------------------------------------------ */
 /* A job                                                                    */
@@ -223,7 +224,14 @@ int job_table_add(struct table *table, const dibs_job_list *jobs, int64_t now) {
 /* A queue                                                                  */
 /* ------------------------------------------------------------------------ */
 
-void show_queue_json(const dibs_queue_stats *queue) {
+const char *settings_of(const char *json) {
+  /* In a name the quotes would be escaped. */
+  const char *paused = strstr(json, ",\"paused\":");
+  const char *settings = paused ? strchr(paused + 1, ',') : NULL;
+  return settings ? settings : "";
+}
+
+void show_queue_json(const dibs_queue_stats *queue, const char *settings) {
   char time[DIBS_TIME_SIZE];
   printf("{\"queue\":");
   print_json_string(stdout, queue->queue);
@@ -235,20 +243,57 @@ void show_queue_json(const dibs_queue_stats *queue) {
   if (queue->oldest_ready_at != DIBS_UNSET)
     printf(",\"oldest_ready_at\":\"%s\"",
            dibs_format_time(queue->oldest_ready_at, time));
-  printf(",\"paused\":%s,\"expired\":%" PRId64 "}\n",
-         queue->paused ? "true" : "false", queue->expired);
+  printf(",\"paused\":%s,\"expired\":%" PRId64 "%s\n",
+         queue->paused ? "true" : "false", queue->expired,
+         *settings ? settings : "}");
+}
+
+/* As show_label(), for names that are longer. */
+static void show_setting_label(const char *label, size_t size) {
+  printf("  %s%.*s%s", colour_begin(stdout, COLOUR_DIM), (int)size, label,
+         colour_end(stdout));
+  for (; size < SETTING_WIDTH; size++) (void)putchar(' ');
 }
 
 static void show_number(const char *label, int64_t number, enum colour colour) {
   if (number == 0) colour = COLOUR_DIM;
-  show_label(label);
+  show_setting_label(label, strlen(label));
   printf("%s%" PRId64 "%s\n", colour_begin(stdout, colour), number,
          colour_end(stdout));
 }
 
-void show_queue(const dibs_queue_stats *queue, int64_t now) {
+static void show_queue_head(const char *queue) {
   printf("%squeue %s", colour_begin(stdout, COLOUR_BOLD), colour_end(stdout));
-  (void)print_escaped(stdout, queue->queue, strlen(queue->queue), 0);
+  (void)print_escaped(stdout, queue, strlen(queue), 0);
+}
+
+/* Print each member of ",\"limit\":5,\"rate\":\"10/1s\"}" on a line. Names and
+** values are plain: none has an escape, a comma or a brace. */
+static void show_setting_lines(const char *settings) {
+  while (*settings == ',') {
+    const char *name = settings + 2;
+    size_t size = strcspn(name, "\"");
+    show_setting_label(name, size);
+    const char *value = name + size + 2;
+    size = strcspn(value, ",}");
+    settings = value + size;
+    if (*value == '"') value++, size -= 2;
+    (void)print_escaped(stdout, value, size, 0);
+    (void)putchar('\n');
+  }
+}
+
+void show_settings(const char *queue, const char *settings) {
+  show_queue_head(queue);
+  printf("%s\n", *settings ? "" : "  no settings");
+  show_setting_lines(settings);
+}
+
+void show_queue(const dibs_queue_stats *queue, const char *settings,
+                int64_t now) {
+  char time[DIBS_TIME_SIZE];
+  char relative[60];
+  show_queue_head(queue->queue);
   if (queue->paused)
     printf("  %spaused%s", colour_begin(stdout, COLOUR_YELLOW),
            colour_end(stdout));
@@ -261,7 +306,66 @@ void show_queue(const dibs_queue_stats *queue, int64_t now) {
   show_number("done", queue->done, colour_of_state(DIBS_DONE));
   show_number("dead", queue->dead, colour_of_state(DIBS_DEAD));
   show_number("expired", queue->expired, colour_of_state(DIBS_DONE));
-  show_time("oldest", queue->oldest_ready_at, now);
+  if (queue->oldest_ready_at != DIBS_UNSET) {
+    show_setting_label("oldest", strlen("oldest"));
+    printf("%s (%s)\n", dibs_format_time(queue->oldest_ready_at, time),
+           format_relative(queue->oldest_ready_at, now, relative,
+                           sizeof relative));
+  }
+  show_setting_lines(settings);
+}
+
+/* ------------------------------------------------------------------------ */
+/* Reasons                                                                  */
+/* ------------------------------------------------------------------------ */
+
+static void show_reason_json(const dibs_reason *reason) {
+  char time[DIBS_TIME_SIZE];
+  printf("{\"reason\":");
+  print_json_string(stdout, reason->reason);
+  printf(",\"text\":");
+  print_json_string(stdout, reason->text);
+  if (reason->at != DIBS_UNSET)
+    printf(",\"at\":\"%s\"", dibs_format_time(reason->at, time));
+  if (reason->id > 0) printf(",\"id\":%" PRId64, reason->id);
+  (void)putchar('}');
+}
+
+static void show_reasons_json(int64_t id, const char *queue,
+                              const dibs_reason_list *reasons) {
+  if (queue) {
+    printf("{\"queue\":");
+    print_json_string(stdout, queue);
+  } else {
+    printf("{\"id\":%" PRId64, id);
+  }
+  printf(",\"reasons\":[");
+  for (size_t i = 0; i < reasons->count; i++) {
+    if (i > 0) (void)putchar(',');
+    show_reason_json(&reasons->reasons[i]);
+  }
+  printf("]}\n");
+}
+
+void show_reasons(int64_t id, const char *queue,
+                  const dibs_reason_list *reasons) {
+  if (output_json()) {
+    show_reasons_json(id, queue, reasons);
+    return;
+  }
+  if (queue) {
+    show_queue_head(queue);
+  } else {
+    printf("%sjob %" PRId64 "%s", colour_begin(stdout, COLOUR_BOLD), id,
+           colour_end(stdout));
+  }
+  (void)putchar('\n');
+  for (size_t i = 0; i < reasons->count; i++) {
+    const dibs_reason *reason = &reasons->reasons[i];
+    show_label(reason->reason);
+    (void)print_escaped(stdout, reason->text, strlen(reason->text), 0);
+    (void)putchar('\n');
+  }
 }
 
 /* ------------------------------------------------------------------------ */

@@ -44,7 +44,7 @@ def commands():
         name = re.match(r'\s*"([a-z ]+)"', row)[1]
         ids = re.findall(r"\{OPTION_(\w+),", row)
         found[name] = {names[i][0] for i in ids}
-    assert len(found) == 37, sorted(found)
+    assert len(found) == 39, sorted(found)
     return found
 
 
@@ -88,12 +88,6 @@ def test_help_tells_the_exit_codes():
     text = run("help").out
     for code, name in ((3, "EMPTY"), (4, "LOST"), (8, "SCHEMA")):
         assert re.search(rf"^  {code} +.*DIBS_{name}", text, re.M), text
-
-
-def test_commands_of_later_are_not_offered():
-    text = run("help").out + run("completion", "bash").out
-    for word in ("explain", "queue set"):
-        assert word not in text
 
 
 # ---- the manual page ---------------------------------------------------------
@@ -170,7 +164,7 @@ def test_bash_offers_the_commands():
 def test_bash_offers_what_follows_a_group():
     assert bash("dibs dead ") == {"list", "requeue", "redrive", "purge"}
     assert bash("dibs --json dead re") == {"requeue", "redrive"}
-    assert bash("dibs queue ") == {"list", "show", "pause", "resume"}
+    assert bash("dibs queue ") == {"list", "show", "set", "pause", "resume"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -190,6 +184,16 @@ def test_bash_offers_values():
     assert bash("dibs completion ") == {"bash", "zsh"}
     assert bash("dibs --synchronous ") == {"full", "normal"}
     assert bash("dibs claim --worker ") == set()
+
+
+def test_bash_offers_the_values_of_settings():
+    """Options of the same name in other commands take other values."""
+    assert bash("dibs queue set q --keep ") == {"inf", "none"}
+    assert bash("dibs enqueue --keep ") == {"inf"}
+    assert bash("dibs queue set q --dead-head=") == {"skip", "block", "none"}
+    assert bash("dibs queue set q --limit ") == {"none"}
+    assert bash("dibs list --limit ") == set()
+    assert bash("dibs --burst 5 queue set --rate n") == {"none"}
 
 
 def test_bash_offers_the_queues_that_there_are(db):
@@ -283,6 +287,7 @@ def test_zsh_offers_what_follows_a_group(zsh):
 
 def test_zsh_offers_values(zsh):
     zsh_offers(zsh, "dibs list --state=d", ["dead", "done"])
+    zsh_offers(zsh, "dibs queue set q --dead-head ", ["block", "none", "skip"])
     zsh_offers(zsh, "dibs enqueue --on-conflict ", ["postpone", "reject"])
 
 

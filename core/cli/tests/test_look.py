@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands that only look: get, peek, list, stats, queue list, doctor."""
+"""Commands that only look: get, peek, list, stats, doctor."""
 
 import json
 import os
@@ -195,17 +195,6 @@ def test_watch_goes_on_until_ctrl_c(db):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=LIMIT)
     assert process.returncode == 0
-
-
-def test_queue_list(db):
-    db.enqueue("1", "-q", "b")
-    db.enqueue("1", "-q", "a")
-    expected = [
-        {"queue": "a", "jobs": 1, "paused": False},
-        {"queue": "b", "jobs": 1, "paused": False},
-    ]
-    assert db.ok("queue") == db.ok("queue", "list") == expected
-    assert db.run("queue").out.split() == "QUEUE JOBS PAUSED a 1 b 1".split()
 
 
 def test_doctor_finds_nothing_broken(db):
