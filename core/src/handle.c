@@ -393,12 +393,13 @@ static bool switch_again(dibs_db *db) {
 ** it was. */
 static void journal_apply(dibs_db *db, const dibs_open_options *options) {
   SQLITE_LIBRARY(db);
-  if (db->in_memory || options->keep_journal_mode) return;
+  if (db->in_memory) return;
   int64_t end = time_monotonic() + db->busy_timeout;
   do {
-    if (pragma_is(db, "PRAGMA journal_mode", "wal")) return;
+    db->has_wal = pragma_is(db, "PRAGMA journal_mode", "wal");
+    if (db->has_wal || options->keep_journal_mode) return;
     if (db->status || sqlite3_db_readonly(db->sqlite, "main") == 1) return;
-    pragma_is(db, "PRAGMA journal_mode=WAL", "wal");
+    db->has_wal = pragma_is(db, "PRAGMA journal_mode=WAL", "wal");
     /* Two that switch at once would wait for each other, and SQLite refuses one
     ** without asking the busy handler. */
   } while (db->status == DIBS_BUSY && time_monotonic() < end &&
@@ -407,8 +408,7 @@ static void journal_apply(dibs_db *db, const dibs_open_options *options) {
 
 /* Only with a WAL: without one, a power cut at NORMAL may damage the file. */
 static void synchronous_apply(dibs_db *db, const dibs_open_options *options) {
-  if (options->synchronous == DIBS_SYNCHRONOUS_NORMAL &&
-      pragma_is(db, "PRAGMA journal_mode", "wal"))
+  if (options->synchronous == DIBS_SYNCHRONOUS_NORMAL && db->has_wal)
     sql_script(db, "PRAGMA synchronous=NORMAL");
 }
 
@@ -544,6 +544,7 @@ static void connection_close(dibs_db *db) {
   if (!db->api || !db->sqlite) return;
   SQLITE_LIBRARY(db);
   sql_finalize(db);
+  gather_free(db);
   wal_end(db);
   sqlite3_busy_handler(db->sqlite, NULL, NULL);
   if (!conflict_keeps(db, file_name(db))) sqlite3_close_v2(db->sqlite);

@@ -484,6 +484,8 @@ struct dibs_db {
   int schema; /* version; 0: not open */
   bool created;
   bool in_memory;
+  bool has_wal;          /* of a connection of our own */
+  struct gather *gather; /* NULL: not needed yet */
   bool two_libraries;      /* the caller takes what comes of it */
   struct sidecar *sidecar; /* NULL: there is none; waiting polls */
   struct wakes wakes;      /* of the transaction under way */
@@ -611,6 +613,12 @@ void library_warn(dibs_db *db);
 void wal_start(dibs_db *db);
 void wal_committed(dibs_db *db);
 void wal_end(dibs_db *db);
+
+/* Around COMMIT on a connection of our own: what it writes to the WAL goes there
+** in one piece. Without memory it goes as SQLite writes it. */
+void gather_begin(dibs_db *db);
+void gather_end(dibs_db *db);
+void gather_free(dibs_db *db);
 
 /* Try one now. False when it could not be; otherwise how many pages the WAL has,
 ** and how many of them are in the file. */

@@ -181,11 +181,17 @@ void sql_begin_read(dibs_db *db) {
   transaction_begin(db, SQL_BEGIN);
 }
 
+static void own_commit(dibs_db *db) {
+  if (db->writing) gather_begin(db);
+  sql_run(db, SQL_COMMIT, SQL_NONE);
+  if (db->writing) gather_end(db);
+}
+
 static void transaction_commit(dibs_db *db) {
   if (db->attached)
     attached_commit(db);
   else
-    sql_run(db, SQL_COMMIT, SQL_NONE);
+    own_commit(db);
 }
 
 void sql_end(dibs_db *db) {

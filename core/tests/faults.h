@@ -34,6 +34,9 @@ enum disk_fault {
 void faults_disk_arm(enum disk_fault fault, int64_t n, int forever);
 int faults_disk_disarm(void);
 
+/* How many calls that the fault concerns were made while it was armed. */
+int64_t faults_disk_calls(void);
+
 /* How many bytes the files opened from now on may hold together beyond what
 ** they hold; negative: no limit. */
 void faults_disk_quota(int64_t bytes);

@@ -58,6 +58,10 @@ int faults_disk_disarm(void) {
   return disk.failed;
 }
 
+int64_t faults_disk_calls(void) {
+  return disk.calls;
+}
+
 void faults_disk_quota(int64_t bytes) {
   disk.quota = bytes;
 }

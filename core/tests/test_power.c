@@ -587,7 +587,7 @@ static int history_cut(int64_t stride) {
   judge_run(&j);
   print_message("%zu operations, %zu events, %d cuts, %d images, %d behind\n",
                 h.count - 1, h.record.count, j.cuts, j.images, j.behind);
-  expect_true(j.images > 100 / slowness());
+  expect_true(j.images > 50 / slowness());
   judge_end(&j);
   return j.behind;
 }
