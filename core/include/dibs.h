@@ -298,14 +298,15 @@ DIBS_API int dibs_open(const char *path, const dibs_open_options *options,
 **
 ** Handles on the same connection are one and the same, which dibs_close() counts.
 ** The application may close the connection first: what is called afterwards gives
-** DIBS_CLOSED. Of the options (NULL: none) only create, clock, log and
-** max_payload count; `create` is DIBS_CREATE_NONE where there are none.
+** DIBS_CLOSED. Of the options (NULL: none) only create, clock, log, max_payload
+** and two_libraries count; `create` is DIBS_CREATE_NONE where there are none.
 **
 ** DIBS_SCHEMA    there are no tables, and none are to be made; the handle works
 **                as soon as there are
 ** DIBS_SNAPSHOT  the application's transaction has read an older state and
 **                cannot write: it must begin with BEGIN IMMEDIATE
-** DIBS_LIBRARY, DIBS_NOMEM, DIBS_MISUSE, and what making the tables can give
+** DIBS_LIBRARY   as for dibs_open(); it can come from the first operation, too
+** DIBS_NOMEM, DIBS_MISUSE, and what making the tables can give
 */
 DIBS_API int dibs_attach(struct sqlite3 *connection,
                          const dibs_provider *provider,

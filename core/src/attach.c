@@ -396,8 +396,11 @@ void attached_leave(dibs_db *db) {
   if (mutex) sqlite3_mutex_leave(mutex);
 }
 
+/* The file has been read. */
 void attached_share(dibs_db *db) {
   if (db->attached->shared) return;
+  conflict_check(db, db->path);
+  if (db->status) return;
   db->attached->shared = true;
   handle_share(db, DIBS_WAKE_AUTO);
 }
@@ -587,6 +590,7 @@ static void attached_take(dibs_db *db, const dibs_open_options *options) {
   }
   if (options->max_payload != DIBS_UNSET)
     db->max_payload = options->max_payload;
+  if (options->two_libraries) db->two_libraries = true;
 }
 
 int dibs_attach(sqlite3 *sqlite, const dibs_provider *provider,
@@ -611,6 +615,7 @@ int dibs_attach(sqlite3 *sqlite, const dibs_provider *provider,
   int create = options ? options->create : DIBS_CREATE_NONE;
   db->schema = 0;
   if (!db->status) schema_look(db, create);
+  if (!db->schema) conflict_check(db, db->path);
   if (!db->status && create != DIBS_CREATE_NONE) schema_make(db);
   if (!db->status) attached_share(db);
   if (!db->status) library_warn(db);

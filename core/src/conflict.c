@@ -163,9 +163,11 @@ void conflict_check(dibs_db *db, const char *file) {
   handle_fail(db, DIBS_LIBRARY,
               "this process has %s open through another SQLite library, too, "
               "and closing one would drop the locks of the other and lose "
-              "rows: hand that library over to dibs (dibs_provider_get()), or "
-              "open with two_libraries if you are sure",
-              db->path);
+              "rows: %s with two_libraries if you are sure",
+              db->path,
+              db->attached ? "use one of them only, or attach (dibs_init())"
+                           : "hand that library over to dibs "
+                             "(dibs_provider_get()), or open");
 }
 
 bool conflict_keeps(const dibs_db *db, const char *file) {

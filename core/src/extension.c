@@ -613,10 +613,36 @@ static void call_attach(struct call *call) {
     call->db = extension->db;
 }
 
+static bool slice_is(struct json_slice slice, const char *text) {
+  return slice.size == strlen(text) && !memcmp(slice.data, text, slice.size);
+}
+
+/* By hand: what reads options otherwise wants the tables that are to be made. */
+static void init_options_read(struct call *call, dibs_open_options *options) {
+  struct json_slice json, key, value;
+  if (!argument_json(call, 0, "options", &json)) return;
+  struct json_walk walk = {json.data, json.data + json.size};
+  if (json_kind(json.data, json.size) != '{' ||
+      !json_valid(json.data, json.size))
+    call_fail(call, DIBS_INVALID,
+              "options must be a JSON object such as {\"two_libraries\":true}");
+  while (!call->status && json_next(&walk, &key, &value)) {
+    options->two_libraries = slice_is(value, "true");
+    if (!slice_is(key, "two_libraries"))
+      call_fail(call, DIBS_INVALID, "there is no option '%.*s' of dibs_init()",
+                (int)key.size, key.data);
+    else if (!options->two_libraries && !slice_is(value, "false"))
+      call_fail(call, DIBS_INVALID, "two_libraries is %.*s: give true or false",
+                (int)value.size, value.data);
+  }
+}
+
 static void init_call(struct call *call) {
   dibs_db *db = NULL;
   dibs_open_options options = DIBS_OPEN_OPTIONS_INIT;
   const struct extension *extension = call->extension;
+  init_options_read(call, &options);
+  if (call->status) return;
   int status =
       dibs_attach(extension->sqlite, extension->provider, &options, &db);
   call_take(call, status);
@@ -971,7 +997,7 @@ static const sqlite3_module claim_module = {
 #define JSON  FUNCTION_RESULT_SUBTYPE
 
 static const struct function functions[] = {
-    {"dibs_init", 0, 0, STATE, init_call},
+    {"dibs_init", 0, 1, STATE, init_call},
     {"dibs_enqueue", 2, 3, 0, enqueue_call},
     {"dibs_enqueue_many", 2, 3, STATE | JSON, enqueue_many_call},
     {"dibs_ack", 1, 2, STATE, ack_call},

@@ -491,6 +491,56 @@ static void several_libraries_on_different_files(void **state) {
   host_close(sqlite);
 }
 
+/* Where the other library has a file open that has no tables, none are made. */
+static void none_are_made(fixture *f, const library *second) {
+  char path[192], *message = NULL;
+  sqlite3 *other = NULL;
+  snprintf(path, sizeof path, "%s/none.db", f->folder);
+  sqlite3 *sqlite = plain_open(path);
+  run(sqlite, "PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
+  expect_int(second->open(path, &other), SQLITE_OK);
+  expect_int(second->exec(other, "SELECT dibs_init()", NULL, NULL, &message),
+             SQLITE_ERROR);
+  expect_says(message, "DIBS_LIBRARY: this process has ");
+  expect_text(ask(sqlite, "SELECT group_concat(name) FROM sqlite_schema"), "t");
+  second->close(other);
+  expect_int(sqlite3_close(sqlite), SQLITE_OK);
+}
+
+/* Which would lose rows when one of them closes it (core.libraries shows how). */
+static void two_libraries_on_one_file(void **state) {
+  fixture *f = *state;
+  char answer[64] = "", *message = NULL;
+  sqlite3 *sqlite = host_open(f), *other = NULL;
+  run(sqlite, "SELECT dibs_enqueue('q', '1')");
+  library second = library_load(f, 0);
+  expect_int(second.open(f->path, &other), SQLITE_OK);
+  static const char *const calls[] = {
+      "SELECT dibs_enqueue('q', '2')",
+      "SELECT * FROM dibs_claim('q')",
+      "SELECT dibs_init()",
+      "SELECT dibs_stats()",
+  };
+  for (size_t i = 0; i < COUNT(calls); i++) {
+    expect_int(second.exec(other, calls[i], NULL, NULL, &message),
+               SQLITE_ERROR);
+    expect_says(message, "DIBS_LIBRARY: this process has ");
+  }
+  expect_int(jobs(f), 1);
+  none_are_made(f, &second);
+  expect_int(second.exec(other,
+                         "SELECT dibs_init('{\"two_libraries\":true}');"
+                         "SELECT dibs_enqueue('q', '2')",
+                         row_keep, answer, NULL),
+             SQLITE_OK);
+  expect_text(answer, "2");
+  run(sqlite,
+      "SELECT dibs_enqueue('q', '3')"); /* it knew nothing of a second */
+  host_close(sqlite);
+  second.close(other);
+  dlclose(second.handle);
+}
+
 /* ---- Again and again -------------------------------------------------------------- */
 
 /* SELECT again(): register while a statement runs. */
@@ -648,8 +698,9 @@ static void a_forked_child_is_refused(void **state) {
 }
 
 int main(void) {
-  /* Sanitizers refuse RTLD_DEEPBIND: the other presets run this one. */
+  /* Sanitizers refuse RTLD_DEEPBIND: the other presets run these. */
   (void)several_libraries_on_different_files;
+  (void)two_libraries_on_one_file;
   const struct CMUnitTest tests[] = {
       TEST_CLOSED(registering_is_all_until_the_first_call),
       TEST_CLOSED(hooks_and_settings_stay),
@@ -664,6 +715,7 @@ int main(void) {
       TEST_CLOSED(a_statement_that_is_overtaken_and_cannot_be_helped),
 #ifndef DIBS_SANITIZED
       TEST_CLOSED(several_libraries_on_different_files),
+      TEST_CLOSED(two_libraries_on_one_file),
 #endif
       TEST_CLOSED(registering_twice_is_harmless),
 #ifdef DIBS_EXTENSION

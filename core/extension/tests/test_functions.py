@@ -4,6 +4,7 @@ behind its own connection."""
 
 import datetime
 import json
+import sqlite3
 import time
 from base64 import b64decode
 
@@ -35,6 +36,29 @@ def test_init_makes_the_tables_once(db):
     assert db.call("dibs_init") == 1
     assert db.count() == 1
     assert db.value("PRAGMA journal_mode") == "wal"
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ('{"two":true}', "'two' of dibs_init()"),
+        ('{"two_libraries":1}', "two_libraries is 1: give true or false"),
+        ("[]", "options must be a JSON object"),
+        ("{", "options must be a JSON object"),
+        (5, "options is a number"),
+    ],
+)
+def test_options_of_init_that_are_wrong_make_nothing(tmp_path, options, text):
+    sql = connect(str(tmp_path / "new.db"))
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        sql.execute("SELECT dibs_init(?)", (options,)).fetchall()
+    assert str(caught.value).startswith("DIBS_INVALID: ")
+    assert text in str(caught.value)
+    tables = "SELECT count(*) FROM sqlite_schema"
+    assert sql.execute(tables).fetchone() == (0,)
+    both = "SELECT dibs_init('{\"two_libraries\": false}')"
+    assert sql.execute(both).fetchone() == (1,)
+    sql.close()
 
 
 def reopen(db):
