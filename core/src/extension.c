@@ -219,6 +219,15 @@ static int64_t argument_duration(struct call *call, int at, const char *what) {
   return 0;
 }
 
+static double argument_fraction(struct call *call, int at) {
+  SQLITE_LIBRARY(call);
+  int type = argument_type(call, at);
+  if (type != SQLITE_INTEGER && type != SQLITE_FLOAT)
+    call_fail(call, DIBS_INVALID, "done is %s: give a number from 0 to 1",
+              type_name(type));
+  return sqlite3_value_double(call->values[at]);
+}
+
 static int64_t argument_id(struct call *call, int at) {
   SQLITE_LIBRARY(call);
   int type = argument_type(call, at);
@@ -228,17 +237,28 @@ static int64_t argument_id(struct call *call, int at) {
   return 0;
 }
 
+/* Begin to read an argument of options, if there is one, by a function of
+** options.c. */
+static bool options_begin(struct call *call, int at, const char *what,
+                          struct json_slice *json) {
+  int status;
+  if (!argument_json(call, at, what, json)) return false;
+  if (handle_enter(call->db, &status)) return true;
+  call_take(call, status);
+  return false;
+}
+
+static void options_end(struct call *call) {
+  call_take(call, handle_leave(call->db));
+}
+
 /* Options of a job; NULL when there are none. */
 static const dibs_job_options *argument_job_options(struct call *call, int at,
                                                     dibs_job_options *options) {
-  int status;
-  struct json_slice json = {NULL, 0};
-  if (!argument_json(call, at, "options", &json)) return NULL;
-  if (handle_enter(call->db, &status)) {
-    options_read_job(call->db, &call->arena, json, options);
-    status = handle_leave(call->db);
-  }
-  call_take(call, status);
+  struct json_slice json;
+  if (!options_begin(call, at, "options", &json)) return NULL;
+  options_read_job(call->db, &call->arena, json, options);
+  options_end(call);
   return options;
 }
 
@@ -354,21 +374,13 @@ static void ack_call(struct call *call) {
   settle(call, &settlement);
 }
 
-static void retry_options_read(struct call *call, int at,
-                               struct retry_words *words) {
-  int status;
-  struct json_slice json = {NULL, 0};
-  if (!argument_json(call, at, "options", &json)) return;
-  if (handle_enter(call->db, &status)) {
-    options_read_retry(call->db, &call->arena, json, words);
-    status = handle_leave(call->db);
-  }
-  call_take(call, status);
-}
-
 static void retry_call(struct call *call) {
+  struct json_slice json;
   struct retry_words words = {.delay = DIBS_UNSET};
-  retry_options_read(call, 1, &words);
+  if (options_begin(call, 1, "options", &json)) {
+    options_read_retry(call->db, &call->arena, json, &words);
+    options_end(call);
+  }
   dibs_settlement settlement = {
       .action = DIBS_RETRY, .delay = words.delay, .error = words.error};
   settle(call, &settlement);
@@ -412,7 +424,46 @@ static void checkpoint_call(struct call *call) {
   result_int(call, 1);
 }
 
+static void progress_call(struct call *call) {
+  const char *receipt = argument_text(call, 0, "receipt");
+  double done = argument_fraction(call, 1);
+  const char *text = argument_text(call, 2, "text");
+  if (!call->status)
+    call_take(call, dibs_progress(call->db, receipt, done, text));
+  result_int(call, 1);
+}
+
+/* ------------------------------------------------------------------- staged */
+
+static void commit_call(struct call *call) {
+  int64_t id = argument_id(call, 0);
+  if (!call->status) call_take(call, dibs_commit(call->db, id));
+  result_int(call, 1);
+}
+
+static void abort_call(struct call *call) {
+  int64_t id = argument_id(call, 0);
+  if (!call->status) call_take(call, dibs_abort(call->db, id));
+  result_int(call, 1);
+}
+
 /* ------------------------------------------------------------------- change */
+
+static void change_call(struct call *call) {
+  struct json_slice json;
+  dibs_change_options options = DIBS_CHANGE_OPTIONS_INIT;
+  int64_t id = argument_id(call, 0);
+  if (options_begin(call, 1, "options", &json)) {
+    options_read_change(call->db, &call->arena, json, &options);
+    options_end(call);
+  }
+  if (options.priority == DIBS_UNSET && options.delay == DIBS_UNSET &&
+      options.at == DIBS_UNSET)
+    call_fail(call, DIBS_INVALID,
+              "there is nothing to change: give priority, delay or at");
+  if (!call->status) call_take(call, dibs_change(call->db, id, &options));
+  result_int(call, 1);
+}
 
 /* An operation on one id gives how many jobs it concerned: none that is not
 ** there. */
@@ -449,12 +500,17 @@ static const char *argument_queue(struct call *call, int at) {
   return queue;
 }
 
+static const char *argument_one_queue(struct call *call, int at) {
+  const char *queue = argument_text(call, at, "queue");
+  if (!queue) call_fail(call, DIBS_INVALID, "no queue is given: name one");
+  return queue;
+}
+
 /* An operation that goes in steps, as one. */
 typedef void whole_body(struct call *call, const char *queue, int64_t *count);
 
-static void whole(struct call *call, whole_body *body) {
+static void whole(struct call *call, const char *queue, whole_body *body) {
   int64_t count = 0;
-  const char *queue = argument_queue(call, 0);
   if (!call->status) call_take(call, sql_whole_begin(call->db));
   if (call->status) return;
   body(call, queue, &count);
@@ -471,12 +527,29 @@ static void clear_whole(struct call *call, const char *queue, int64_t *count) {
   call_take(call, dibs_clear(call->db, &queue, 1, 0, count));
 }
 
+static void purge_whole(struct call *call, const char *queue, int64_t *count) {
+  call_take(call, dibs_purge(call->db, &queue, 1, count));
+}
+
+static void prune_whole(struct call *call, const char *queue, int64_t *count) {
+  (void)queue;
+  call_take(call, dibs_prune(call->db, count));
+}
+
 static void redrive_call(struct call *call) {
-  whole(call, redrive_whole);
+  whole(call, argument_queue(call, 0), redrive_whole);
 }
 
 static void clear_call(struct call *call) {
-  whole(call, clear_whole);
+  whole(call, argument_queue(call, 0), clear_whole);
+}
+
+static void purge_call(struct call *call) {
+  whole(call, argument_queue(call, 0), purge_whole);
+}
+
+static void prune_call(struct call *call) {
+  whole(call, NULL, prune_whole);
 }
 
 static void pause_call(struct call *call) {
@@ -491,6 +564,37 @@ static void resume_call(struct call *call) {
   const char *queue = argument_queue(call, 0);
   if (!call->status) call_take(call, dibs_resume(call->db, &queue, 1, &count));
   result_int(call, count);
+}
+
+/* ------------------------------------------------------------------ settings */
+
+static void queue_set_call(struct call *call) {
+  struct json_slice json;
+  struct setting_words words = {.count = 0};
+  const char *queue = argument_one_queue(call, 0);
+  if (options_begin(call, 1, "settings", &json)) {
+    options_read_settings(call->db, &call->arena, json, &words);
+    options_end(call);
+  } else {
+    call_fail(call, DIBS_INVALID,
+              "there are no settings: give a JSON object such as "
+              "{\"limit\":5}");
+  }
+  if (!call->status)
+    call_take(call, dibs_queue_set(call->db, queue, words.names, words.values,
+                                   words.count));
+  result_int(call, 1);
+}
+
+static void queue_show_call(struct call *call) {
+  char *json = NULL;
+  struct text text = {.data = NULL};
+  const char *queue = argument_one_queue(call, 0);
+  if (!call->status) call_take(call, dibs_queue_show(call->db, queue, &json));
+  if (call->status) return;
+  text_string(&text, json);
+  dibs_free(json);
+  result_json(call, &text);
 }
 
 /* --------------------------------------------------------------------- look */
@@ -542,11 +646,9 @@ static void reason_write(struct text *text, const dibs_reason *reason) {
   text_string(text, "}");
 }
 
-static void explain_call(struct call *call) {
-  dibs_reason_list *list = NULL;
+/* The list, which is freed. */
+static void reasons_result(struct call *call, dibs_reason_list *list) {
   struct text text = {.data = NULL};
-  int64_t id = argument_id(call, 0);
-  if (!call->status) call_take(call, dibs_explain(call->db, id, &list));
   if (call->status) return;
   text_string(&text, "[");
   for (size_t i = 0; i < list->count; i++) {
@@ -556,6 +658,21 @@ static void explain_call(struct call *call) {
   text_string(&text, "]");
   dibs_reason_list_free(list);
   result_json(call, &text);
+}
+
+static void explain_call(struct call *call) {
+  dibs_reason_list *list = NULL;
+  int64_t id = argument_id(call, 0);
+  if (!call->status) call_take(call, dibs_explain(call->db, id, &list));
+  reasons_result(call, list);
+}
+
+static void explain_queue_call(struct call *call) {
+  dibs_reason_list *list = NULL;
+  const char *queue = argument_one_queue(call, 0);
+  if (!call->status)
+    call_take(call, dibs_explain_queue(call->db, queue, &list));
+  reasons_result(call, list);
 }
 
 /* Of this program, and of the SQLite that it runs in; no file is looked at. */
@@ -844,22 +961,15 @@ static int claim_close(sqlite3_vtab_cursor *base) {
   return SQLITE_OK;
 }
 
-static void claim_options_read(struct call *call, struct claim_words *words) {
-  int status;
-  struct json_slice json = {NULL, 0};
-  if (!argument_json(call, 1, "options", &json)) return;
-  if (handle_enter(call->db, &status)) {
-    options_read_claim(call->db, &call->arena, json, words);
-    status = handle_leave(call->db);
-  }
-  call_take(call, status);
-}
-
 static void claim_call(struct call *call) {
   dibs_claim_options options = DIBS_CLAIM_OPTIONS_INIT;
+  struct json_slice json;
   struct claim_words words = {.n = DIBS_UNSET, .lease = DIBS_UNSET};
   const char *queue = argument_text(call, 0, "queue");
-  claim_options_read(call, &words);
+  if (options_begin(call, 1, "options", &json)) {
+    options_read_claim(call->db, &call->arena, json, &words);
+    options_end(call);
+  }
   if (queue && words.queues.count)
     call_fail(call, DIBS_INVALID,
               "the queue and the option queues are both given: give one, and "
@@ -1006,15 +1116,24 @@ static const struct function functions[] = {
     {"dibs_release", 1, 1, STATE, release_call},
     {"dibs_extend", 2, 2, STATE, extend_call},
     {"dibs_checkpoint", 2, 2, STATE, checkpoint_call},
+    {"dibs_progress", 2, 3, STATE, progress_call},
     {"dibs_snooze", 2, 2, STATE, snooze_call},
     {"dibs_discard", 1, 2, STATE, discard_call},
+    {"dibs_commit", 1, 1, STATE, commit_call},
+    {"dibs_abort", 1, 1, STATE, abort_call},
     {"dibs_cancel", 1, 1, STATE, cancel_call},
+    {"dibs_change", 2, 2, STATE, change_call},
     {"dibs_requeue", 1, 1, STATE, requeue_call},
     {"dibs_redrive", 1, 1, STATE, redrive_call},
     {"dibs_clear", 1, 1, STATE, clear_call},
+    {"dibs_purge", 1, 1, STATE, purge_call},
+    {"dibs_prune", 0, 0, STATE, prune_call},
     {"dibs_pause", 1, 1, STATE, pause_call},
     {"dibs_resume", 1, 1, STATE, resume_call},
+    {"dibs_queue_set", 2, 2, STATE, queue_set_call},
+    {"dibs_queue_show", 1, 1, JSON, queue_show_call},
     {"dibs_explain", 1, 1, JSON, explain_call},
+    {"dibs_explain_queue", 1, 1, JSON, explain_queue_call},
     {"dibs_stats", 0, 0, JSON, stats_call},
     {"dibs_version", 0, 0, SQLITE_INNOCUOUS | SQLITE_DETERMINISTIC | JSON,
      version_call},

@@ -1077,6 +1077,13 @@ struct retry_words {
   const char *error;
 };
 
+/* Settings of a queue, as dibs_queue_set() takes them. */
+struct setting_words {
+  const char **names;
+  const char **values;
+  size_t count;
+};
+
 /* Read options from a JSON object, within an operation. What is not there is left
 ** as it is, a job's options excepted; strings are in the arena. */
 void options_read_job(dibs_db *db, struct arena *arena, struct json_slice json,
@@ -1085,6 +1092,10 @@ void options_read_claim(dibs_db *db, struct arena *arena,
                         struct json_slice json, struct claim_words *words);
 void options_read_retry(dibs_db *db, struct arena *arena,
                         struct json_slice json, struct retry_words *words);
+void options_read_change(dibs_db *db, struct arena *arena,
+                         struct json_slice json, dibs_change_options *options);
+void options_read_settings(dibs_db *db, struct arena *arena,
+                           struct json_slice json, struct setting_words *words);
 
 /* --------------------------------------------------------------------- job */
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** options.c: options in JSON: of a job, a claim, a retry; and whole jobs. Tables
-** name every member, its form and its place in the struct that is filled.
+** options.c: options in JSON: of a job, a claim, a retry and so on; settings; and
+** whole jobs. Tables name every member, its form and its place in the struct that
+** is filled.
 */
 #include "internal.h"
 
@@ -89,6 +90,12 @@ static const struct member retry_members[] = {
     {"error", FORM_TEXT, offsetof(struct retry_words, error)},
 };
 
+static const struct member change_members[] = {
+    {"priority", FORM_INTEGER, offsetof(dibs_change_options, priority)},
+    {"delay", FORM_DURATION, offsetof(dibs_change_options, delay)},
+    {"at", FORM_TIME, offsetof(dibs_change_options, at)},
+};
+
 static const struct grammar job_option_grammar =
     GRAMMAR("a job", "options", "{\"delay\":\"5m\"}", job_option_members);
 static const struct grammar job_grammar =
@@ -98,6 +105,8 @@ static const struct grammar claim_grammar =
     GRAMMAR("a claim", "options", "{\"n\":10,\"lease\":\"5m\"}", claim_members);
 static const struct grammar retry_grammar =
     GRAMMAR("a retry", "options", "{\"delay\":\"5m\"}", retry_members);
+static const struct grammar change_grammar =
+    GRAMMAR("a change", "options", "{\"priority\":5}", change_members);
 
 /* A grammar and the struct that its members are in. */
 struct part {
@@ -389,6 +398,47 @@ void options_read_claim(dibs_db *db, struct arena *arena,
 void options_read_retry(dibs_db *db, struct arena *arena,
                         struct json_slice json, struct retry_words *words) {
   object_read(db, arena, json, &(struct part){&retry_grammar, words}, 1);
+}
+
+void options_read_change(dibs_db *db, struct arena *arena,
+                         struct json_slice json, dibs_change_options *options) {
+  object_read(db, arena, json, &(struct part){&change_grammar, options}, 1);
+}
+
+/* ---------------------------------------------------------------- settings */
+
+/* A string without its quotes, or the JSON of another value, as people type it. */
+static const char *setting_read(struct reading *reading) {
+  const struct json_slice *value = &reading->value;
+  if (*value->data == '"') {
+    const char *text = text_read(reading);
+    if (!text) value_fail(reading, "text without NUL");
+    return text;
+  }
+  bool null = value->size == 4 && !memcmp(value->data, "null", 4);
+  return null ? NULL : slice_copy(reading, value->data, value->size);
+}
+
+void options_read_settings(dibs_db *db, struct arena *arena,
+                           struct json_slice json,
+                           struct setting_words *words) {
+  struct json_slice key;
+  struct reading reading = {.db = db, .arena = arena};
+  struct json_walk walk = {json.data, json.data + json.size};
+  size_t room = json.size / 4 + 1; /* "a":1 and so on */
+  words->names = arena_take(arena, room * sizeof *words->names);
+  words->values = arena_take(arena, room * sizeof *words->values);
+  words->count = 0;
+  if (!words->names || !words->values) handle_nomem(db);
+  if (json_kind(json.data, json.size) != '{' ||
+      !json_valid(json.data, json.size))
+    handle_fail(db, DIBS_INVALID,
+                "settings must be a JSON object such as {\"limit\":5}");
+  while (!db->status && json_next(&walk, &key, &reading.value)) {
+    size_t at = words->count++;
+    reading.name = words->names[at] = name_read(&reading, &key);
+    if (!db->status) words->values[at] = setting_read(&reading);
+  }
 }
 
 /* -------------------------------------------------------------------- jobs */

@@ -31,7 +31,13 @@ static const char *const deeds[] = {
     "SELECT dibs_redrive('*')",
     "SELECT dibs_clear('*')",
     "SELECT dibs_checkpoint((SELECT receipt FROM held WHERE n = 1), '9')",
+    "SELECT dibs_progress((SELECT receipt FROM held WHERE n = 1), 0.5, 'half')",
+    "SELECT dibs_commit((SELECT id FROM dibs_staged))",
+    "SELECT dibs_change((SELECT min(id) FROM dibs_job),"
+    " '{\"priority\":5,\"delay\":9}')",
+    "SELECT dibs_purge('*')",
     "SELECT dibs_pause('*')",
+    "SELECT dibs_queue_set('q', '{\"limit\":1,\"rate\":\"5/1s\"}')",
 };
 
 /* In what: as a statement, in a transaction, and in statements that write one
@@ -54,7 +60,8 @@ static void template_make(fixture *f, const char *template,
       "SELECT dibs_enqueue('q', value) FROM json_each('[\"1\",\"2\",\"3\"]');"
       "SELECT dibs_enqueue('r', '1', '{\"key\":\"k\"}'),"
       " dibs_enqueue('r', '2', '{\"key\":\"k\",\"unique\":\"v\"}'),"
-      " dibs_enqueue('r', '3', '{\"delay\":99}');"
+      " dibs_enqueue('r', '3', '{\"delay\":99}'),"
+      " dibs_enqueue('r', '4', '{\"stage\":99}');"
       "CREATE TABLE held(n, id, receipt);"
       "SELECT dibs_enqueue_many('h', '[1,2,3]');"
       "INSERT INTO held SELECT row_number() OVER (), id, receipt"

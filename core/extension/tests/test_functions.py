@@ -3,6 +3,7 @@
 behind its own connection."""
 
 import datetime
+import itertools
 import json
 import sqlite3
 import time
@@ -10,7 +11,7 @@ from base64 import b64decode
 
 import pytest
 
-from hosts import connect
+from hosts import Refused, connect
 
 MINUTE = 60_000
 DAY = 86_400_000
@@ -593,6 +594,20 @@ def test_checkpoint(db):
     assert db.take()["payload"] == b"\0\1"
 
 
+def test_progress(db):
+    number = db.put()
+    receipt = db.take()["receipt"]
+    assert db.call("dibs_progress", receipt, 0.25, 'one "quarter"') == 1
+    assert db.job(number)["progress"] == {"done": 0.25, "text": 'one "quarter"'}
+    for done in (1, 0, 0.5):
+        assert db.call("dibs_progress", receipt, done) == 1
+        assert db.job(number)["progress"] == {"done": done}
+    for done in (-0.1, 1.5, "0.5", None, b"1"):
+        db.fails("DIBS_INVALID", "dibs_progress", receipt, done)
+    db.fails("DIBS_INVALID", "dibs_progress", receipt, 1, 5)
+    assert db.job(number)["progress"] == {"done": 0.5}
+
+
 SETTLE = [
     ("dibs_ack", ()),
     ("dibs_retry", ()),
@@ -602,6 +617,7 @@ SETTLE = [
     ("dibs_discard", ()),
     ("dibs_extend", (1,)),
     ("dibs_checkpoint", ("1",)),
+    ("dibs_progress", (0.5,)),
 ]
 
 
@@ -653,10 +669,81 @@ def test_cancel_of_a_job_that_is_done(db):
     db.fails("DIBS_STATE", "dibs_cancel", number)
 
 
-@pytest.mark.parametrize("name", ["dibs_cancel", "dibs_requeue"])
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("dibs_cancel", ()),
+        ("dibs_requeue", ()),
+        ("dibs_commit", ()),
+        ("dibs_abort", ()),
+        ("dibs_change", ('{"priority":1}',)),
+        ("dibs_explain", ()),
+    ],
+)
 @pytest.mark.parametrize("number", ["1", 1.0, None, b"1"])
-def test_an_id_is_an_integer(db, name, number):
-    db.fails("DIBS_INVALID", name, number)
+def test_an_id_is_an_integer(db, name, values, number):
+    db.put()
+    db.fails("DIBS_INVALID", name, number, *values)
+
+
+def test_commit_and_abort(db):
+    first, second = db.put(stage="5m"), db.put(stage="5m")
+    assert db.claim(n=9) == []
+    assert db.call("dibs_commit", first) == 1
+    assert db.call("dibs_abort", second) == 1
+    for name in ("dibs_commit", "dibs_abort"):
+        assert "ready" in db.fails("DIBS_STATE", name, first)
+        db.fails("DIBS_NOT_FOUND", name, second)
+    assert [job["id"] for job in db.claim(n=9)] == [first]
+
+
+def test_a_commit_that_is_late(db):
+    number = db.put(stage=0.001)
+    while db.value("SELECT staged_until > ? FROM dibs_jobs", now()):
+        pass
+    db.fails("DIBS_LATE", "dibs_commit", number)
+
+
+def test_a_commit_rolls_back(db):
+    number = db.put(stage="5m")
+    db.rows("BEGIN")
+    db.call("dibs_commit", number)
+    db.rows("ROLLBACK")
+    assert db.job(number)["state"] == "staged"
+
+
+def test_change(db):
+    number = db.put(priority=1)
+    assert db.call("dibs_change", number, '{"priority":-7}') == 1
+    assert db.job(number)["priority"] == -7
+    assert db.call("dibs_change", number, '{"at":4102466400000}') == 1
+    assert db.value("SELECT due_at FROM dibs_jobs") == 4102466400000
+    assert db.call("dibs_change", number, '{"delay":0,"priority":2}') == 1
+    assert db.take()["id"] == number
+    assert "running" in db.fails(
+        "DIBS_STATE", "dibs_change", number, '{"priority":1}'
+    )
+    db.fails("DIBS_NOT_FOUND", "dibs_change", 99, '{"priority":1}')
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ('{"key":"k"}', "'key' of a change"),
+        ('{"priority":"high"}', "an integer"),
+        ('{"delay":1,"at":1}', "delay"),
+        ('{"delay":-1}', "delay is -1"),
+        ("{}", "nothing to change"),
+        ("[]", "options must be a JSON object"),
+        (None, "nothing to change"),
+        (5, "options is a number"),
+    ],
+)
+def test_changes_that_are_wrong_change_nothing(db, options, text):
+    number = db.put()
+    job = db.job(number)
+    assert text in db.fails("DIBS_INVALID", "dibs_change", number, options)
+    assert db.job(number) == job
 
 
 def test_requeue(db):
@@ -700,6 +787,85 @@ def test_clear(db):
     assert left == [(number,) for number in kept]
 
 
+def test_purge(db):
+    for queue in ("a/1", "a/2", "b"):
+        db.put(queue=queue)
+        db.call("dibs_fail", db.take(queue)["receipt"])
+    db.put(queue="a/1")
+    assert db.call("dibs_purge", "a/*") == 2
+    assert db.call("dibs_purge", "a/*") == 0
+    states = db.rows("SELECT queue, state FROM dibs_jobs ORDER BY id")
+    assert states == [("b", "dead"), ("a/1", "ready")]
+
+
+def test_prune(db):
+    for keep in ("1ms", "1d"):
+        db.put(keep=keep)
+        db.call("dibs_ack", db.take()["receipt"])
+    over = db.value("SELECT max(finished_at) + 1 FROM dibs_jobs")
+    while now() <= over:
+        pass
+    assert db.call("dibs_prune") == 1
+    assert db.call("dibs_prune") == 0
+    assert db.count() == 1
+
+
+def test_settings_of_a_queue(db):
+    settings = {
+        "limit": 5,
+        "rate": "10/1s",
+        "backoff_factor": 1.5,
+        "lease": "5m",
+        "timeout": 90,
+        "keep": "forever",
+    }
+    assert db.call("dibs_queue_set", "q", json.dumps(settings)) == 1
+    shown = json.loads(db.call("dibs_queue_show", "q"))
+    assert shown == {
+        "queue": "q", "paused": False, **settings, "timeout": "90s"
+    }
+    taken_back = '{"limit":null,"rate":"none","keep":null}'
+    assert db.call("dibs_queue_set", "q", taken_back) == 1
+    shown = json.loads(db.call("dibs_queue_show", "q"))
+    assert shown.keys() == {
+        "queue", "paused", "backoff_factor", "lease", "timeout"
+    }
+    assert db.call("dibs_queue_set", "q", "{}") == 1
+    assert json.loads(db.call("dibs_queue_show", "q")) == shown
+    db.put()
+    assert db.take()["lease_until"] - now() > 4 * MINUTE
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ('{"limits":5}', "no setting 'limits'"),
+        ('{"limit":-1}', "limit is '-1'"),
+        ('{"limit":true}', "limit is 'true'"),
+        ('{"rate":10}', "rate is '10'"),
+        ('{"lease":"5m","rate":"x"}', "rate is 'x'"),
+        ('{"lease":{}}', "lease is '{}'"),
+        ('{"lease":"\\u0000"}', "NUL"),
+        ("[]", "settings must be a JSON object"),
+        ("", "settings must be a JSON object"),
+        (None, "no settings"),
+        (5, "settings is a number"),
+    ],
+)
+def test_settings_that_are_wrong_set_nothing(db, settings, text):
+    assert text in db.fails("DIBS_INVALID", "dibs_queue_set", "q", settings)
+    shown = json.loads(db.call("dibs_queue_show", "q"))
+    assert shown == {"queue": "q", "paused": False}
+
+
+@pytest.mark.parametrize("queue", ["", "a/*", "*", 5, None])
+def test_settings_are_of_one_queue(db, queue):
+    db.fails("DIBS_INVALID", "dibs_queue_set", queue, '{"limit":5}')
+    db.fails("DIBS_INVALID", "dibs_queue_show", queue)
+    db.fails("DIBS_INVALID", "dibs_explain_queue", queue)
+    assert db.value("SELECT count(*) FROM dibs_queue") == 0
+
+
 def test_pause_and_resume(db):
     for queue in ("a/1", "a/2", "b"):
         db.put(queue=queue)
@@ -718,7 +884,8 @@ def test_pause_and_resume(db):
 
 
 @pytest.mark.parametrize(
-    "name", ["dibs_clear", "dibs_redrive", "dibs_pause", "dibs_resume"]
+    "name",
+    ["dibs_clear", "dibs_purge", "dibs_redrive", "dibs_pause", "dibs_resume"],
 )
 @pytest.mark.parametrize("queue", [None, "", "a*", 5])
 def test_what_removes_or_moves_wants_a_queue(db, name, queue):
@@ -742,8 +909,8 @@ def jobs_in_every_state(db):
         db.take(queue, worker="w")["receipt"]
         for queue in ("running", "dead", "done")
     ]
-    db.dibs("progress", receipts[0], "0.25", 'one "quarter"')
-    db.dibs("progress", receipts[1], "1")
+    db.call("dibs_progress", receipts[0], 0.25, 'one "quarter"')
+    db.call("dibs_progress", receipts[1], 1)
     db.call("dibs_retry", receipts[1], '{"delay":0,"error":"again"}')
     db.call("dibs_fail", db.take("dead")["receipt"], "no\nmore")
     db.call("dibs_ack", receipts[2], '{"ok":true}')
@@ -808,26 +975,25 @@ def test_explain(db):
     db.fails("DIBS_INVALID", "dibs_explain", "1")
 
 
+def test_explain_queue(db):
+    def reasons(queue):
+        found = json.loads(db.call("dibs_explain_queue", queue))
+        return [reason["reason"] for reason in found]
+
+    assert reasons("q") == ["empty"]
+    db.put()
+    db.call("dibs_queue_set", "q", '{"limit":0}')
+    assert "limit" in reasons("q")
+    db.call("dibs_pause", "q")
+    assert reasons("q")[0] == "paused"
+
+
 def test_version(db):
     (program,) = db.dibs("version")
     assert json.loads(db.call("dibs_version")) == program
 
 
 # ---- what the functions are --------------------------------------------------
-
-
-def test_all_are_there_and_nothing_else(shell):
-    names = shell.run(
-        "SELECT name FROM pragma_function_list WHERE name LIKE 'dibs%'"
-        " UNION SELECT name FROM pragma_module_list WHERE name LIKE 'dibs%';"
-    )
-    assert names == sorted(
-        "dibs_init dibs_enqueue dibs_enqueue_many dibs_claim dibs_ack"
-        " dibs_retry dibs_fail dibs_release dibs_extend dibs_snooze"
-        " dibs_discard dibs_cancel dibs_requeue dibs_redrive dibs_clear"
-        " dibs_stats dibs_version dibs_checkpoint dibs_pause dibs_resume"
-        " dibs_explain".split()
-    )
 
 
 CHANGING = [
@@ -838,16 +1004,71 @@ CHANGING = [
     "dibs_fail('1:0')",
     "dibs_release('1:0')",
     "dibs_extend('1:0', 1)",
+    "dibs_checkpoint('1:0', '1')",
+    "dibs_progress('1:0', 0.5)",
     "dibs_snooze('1:0', 1)",
     "dibs_discard('1:0')",
+    "dibs_commit(1)",
+    "dibs_abort(1)",
     "dibs_cancel(1)",
+    "dibs_change(1, '{\"priority\":1}')",
     "dibs_requeue(1)",
     "dibs_redrive('q')",
     "dibs_clear('q')",
-    "dibs_checkpoint('1:0', '1')",
+    "dibs_purge('q')",
+    "dibs_prune()",
     "dibs_pause('q')",
     "dibs_resume('q')",
+    "dibs_queue_set('q', '{}')",
 ]
+OTHERS = [
+    "dibs_claim",
+    "dibs_enqueue",
+    "dibs_explain",
+    "dibs_explain_queue",
+    "dibs_queue_show",
+    "dibs_stats",
+    "dibs_version",
+]
+
+
+def test_all_are_there_and_nothing_else(shell):
+    names = shell.run(
+        "SELECT name FROM pragma_function_list WHERE name LIKE 'dibs%'"
+        " UNION SELECT name FROM pragma_module_list WHERE name LIKE 'dibs%';"
+    )
+    assert names == sorted([call.split("(")[0] for call in CHANGING] + OTHERS)
+
+
+# Values of all kinds, as SQL, and too much of each.
+STRANGE = """NULL; ''; 'q'; '1:00'; '{}'; '[]'; '{"x":1}'; '{"n":1e99}'; x''; x'71';
+    CAST(x'6100' AS TEXT); CAST(x'ff22' AS TEXT); 0; 1; -1; 1.5; 1e300; 9e999;
+    1 << 53; -9223372036854775807 - 1; hex(zeroblob(200));
+    printf('%.*c', 2000, '[')""".split(";")
+
+STATUSES = "EXISTS INVALID LATE LOST NOT_FOUND STATE TOO_BIG".split()
+
+
+def test_every_error_begins_with_a_status(db):
+    """Each function with values of all kinds."""
+    rows = db.rows(
+        "SELECT name, narg FROM pragma_function_list WHERE name LIKE 'dibs%'"
+    )
+    assert len(rows) > 30
+    failed = set()
+    for name, count in rows:
+        for values in itertools.product(STRANGE, repeat=min(count, 2)):
+            sql = ", ".join([*values, "'{}'"][:count])
+            try:
+                db.rows(f"SELECT {name}({sql})")
+            except Refused as error:
+                status, _, text = str(error).partition(": ")
+                assert status[:5] == "DIBS_" and status[5:] in STATUSES, sql
+                assert text, (name, sql)
+                failed.add(name)
+    quiet = {"dibs_version", "dibs_stats", "dibs_prune"}
+    assert {name for name, _ in rows} - failed == quiet
+    db.assert_sound()
 
 
 @pytest.mark.parametrize("call", CHANGING)

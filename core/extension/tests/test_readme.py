@@ -60,17 +60,26 @@ def test_the_statements_do_what_is_said(shell):
     assert shell.run("PRAGMA integrity_check;") == ["ok"]
 
 
+def section_of(name):
+    """The text from a function's heading to the next one; None without."""
+    pattern = rf"^### (?:.*, )?{name}\(.*\n((?:(?!##).*\n)*)"
+    found = re.search(pattern, README.read_text(), re.M)
+    return found and found[1]
+
+
 def test_every_function_has_its_section_and_an_example(shell):
-    text = README.read_text()
-    examples = "\n".join(blocks("sql") + blocks("console"))
     names = shell.run(
         "SELECT DISTINCT name FROM pragma_function_list"
         " WHERE name LIKE 'dibs%';"
     )
     assert len(names) > 15, names
+    contents = README.read_text().split("## Loading")[0]
     for name in [*names, "dibs_claim"]:
-        assert re.search(rf"^### (.*, )?{name}\(", text, re.M), name
-        assert f"{name}(" in examples, name
+        section = section_of(name)
+        assert section, f"{name} has no section"
+        examples = re.findall(r"^```sql\n(.*?)^```$", section, re.M | re.S)
+        assert f"{name}(" in "".join(examples), f"{name} has no example"
+        assert f"`{name}`" in contents, name
 
 
 # ---- the session -------------------------------------------------------------
