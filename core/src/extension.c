@@ -255,7 +255,7 @@ static void options_end(struct call *call) {
 /* Options of a job; NULL when there are none. */
 static const dibs_job_options *argument_job_options(struct call *call, int at,
                                                     dibs_job_options *options) {
-  struct json_slice json;
+  struct json_slice json = {"", 0};
   if (!options_begin(call, at, "options", &json)) return NULL;
   options_read_job(call->db, &call->arena, json, options);
   options_end(call);
@@ -375,7 +375,7 @@ static void ack_call(struct call *call) {
 }
 
 static void retry_call(struct call *call) {
-  struct json_slice json;
+  struct json_slice json = {"", 0};
   struct retry_words words = {.delay = DIBS_UNSET};
   if (options_begin(call, 1, "options", &json)) {
     options_read_retry(call->db, &call->arena, json, &words);
@@ -450,7 +450,7 @@ static void abort_call(struct call *call) {
 /* ------------------------------------------------------------------- change */
 
 static void change_call(struct call *call) {
-  struct json_slice json;
+  struct json_slice json = {"", 0};
   dibs_change_options options = DIBS_CHANGE_OPTIONS_INIT;
   int64_t id = argument_id(call, 0);
   if (options_begin(call, 1, "options", &json)) {
@@ -569,7 +569,7 @@ static void resume_call(struct call *call) {
 /* ------------------------------------------------------------------ settings */
 
 static void queue_set_call(struct call *call) {
-  struct json_slice json;
+  struct json_slice json = {"", 0};
   struct setting_words words = {.count = 0};
   const char *queue = argument_one_queue(call, 0);
   if (options_begin(call, 1, "settings", &json)) {
@@ -736,7 +736,7 @@ static bool slice_is(struct json_slice slice, const char *text) {
 
 /* By hand: what reads options otherwise wants the tables that are to be made. */
 static void init_options_read(struct call *call, dibs_open_options *options) {
-  struct json_slice json, key, value;
+  struct json_slice json = {"", 0}, key, value;
   if (!argument_json(call, 0, "options", &json)) return;
   struct json_walk walk = {json.data, json.data + json.size};
   if (json_kind(json.data, json.size) != '{' ||
@@ -963,7 +963,7 @@ static int claim_close(sqlite3_vtab_cursor *base) {
 
 static void claim_call(struct call *call) {
   dibs_claim_options options = DIBS_CLAIM_OPTIONS_INIT;
-  struct json_slice json;
+  struct json_slice json = {"", 0};
   struct claim_words words = {.n = DIBS_UNSET, .lease = DIBS_UNSET};
   const char *queue = argument_text(call, 0, "queue");
   if (options_begin(call, 1, "options", &json)) {

@@ -3,15 +3,17 @@
 
     apsw_host.py FOLDER EXTENSION
 
-Its sqlite3 module may use the same SQLite library (Debian's) or another one (a
-wheel brings its own). Ends with exit code 0, having printed the versions, or with
-an error.
+Python's sqlite3 module may use the same SQLite library (Debian's packages) or
+another one (a wheel of APSW brings its own). Ends with exit code 0, having printed
+as JSON whether it is another one, and the versions of both; or with an error.
 """
 
 import gc
+import json
 import os
 import sqlite3
 import sys
+import threading
 
 import apsw
 
@@ -99,15 +101,37 @@ def backed_up(connection, path, extension):
     assert value(connection, "SELECT dibs_clear('q')") == 1
 
 
+def in_another_thread(connection, sql):
+    """What a statement gives there."""
+    given = []
+    thread = threading.Thread(
+        target=lambda: given.append(value(connection, sql))
+    )
+    thread.start()
+    thread.join()
+    return given[0]
+
+
+def threads(connection):
+    """Another thread may use it, after the one that loaded it and before."""
+    sql = "SELECT dibs_enqueue('threads', '1')"
+    first = in_another_thread(connection, sql)
+    assert value(connection, sql) == first + 1
+    assert in_another_thread(connection, sql) == first + 2
+    assert value(connection, "SELECT dibs_clear('threads')") == 3
+
+
+def plain_connect(path, extension):
+    """By Python's own module."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.enable_load_extension(True)
+    connection.load_extension(extension)
+    return connection
+
+
 def beside_the_other_library(folder, extension):
     """In turns, on different files."""
-    other = sqlite3.connect(
-        os.path.join(folder, "other.db"), isolation_level=None
-    )
-    if not hasattr(other, "enable_load_extension"):
-        return
-    other.enable_load_extension(True)
-    other.load_extension(extension)
+    other = plain_connect(os.path.join(folder, "other.db"), extension)
     one = connect(os.path.join(folder, "one.db"), extension)
     other.execute("SELECT dibs_init()").fetchall()
     value(one, "SELECT dibs_init()")
@@ -121,6 +145,26 @@ def beside_the_other_library(folder, extension):
     one.close()
 
 
+def on_one_file(folder, extension):
+    """Allowed with one library; refused with two, which would lose rows."""
+    path = os.path.join(folder, "both.db")
+    one = connect(path, extension)
+    value(one, "PRAGMA journal_mode = WAL")
+    value(one, "SELECT dibs_init()")
+    other = plain_connect(path, extension)
+    for name in ("dibs_enqueue('q', '1')", "dibs_init()", "dibs_stats()"):
+        try:
+            other.execute(f"SELECT {name}").fetchall()
+            assert not apsw.using_amalgamation, f"{name} was not refused"
+        except sqlite3.OperationalError as error:
+            assert apsw.using_amalgamation, error
+            assert str(error).startswith("DIBS_LIBRARY: this process has")
+            assert "two_libraries" in str(error)
+    value(one, "SELECT dibs_enqueue('q', '1')")
+    one.close()
+    other.close()
+
+
 def main(folder, extension):
     path = os.path.join(folder, "app.db")
     connection = connect(path, extension)
@@ -132,14 +176,15 @@ def main(folder, extension):
     triggers(connection)
     hooks(connection)
     defended(connection)
+    threads(connection)
     backed_up(connection, os.path.join(folder, "copy.db"), extension)
     connection.close()
     beside_the_other_library(folder, extension)
+    on_one_file(folder, extension)
     gc.collect()
     left = [name for name in os.listdir(folder) if name.endswith("-wal")]
     assert not left, left
-    print(f"apsw {apsw.apswversion()}, SQLite {library};"
-          f" sqlite3 with SQLite {sqlite3.sqlite_version}")
+    print(json.dumps([apsw.using_amalgamation, library, sqlite3.sqlite_version]))
 
 
 main(*sys.argv[1:])

@@ -60,8 +60,9 @@ def dibs(path, *arguments):
 
 
 class Shell:
-    """The stock shell: lines go in by a pipe, and what it prints, errors too,
-    comes by a terminal, so that it comes in order."""
+    """The stock shell, which runs with its own library only: lines go in by a
+    pipe, and what it prints, errors too, comes by a terminal, so that it comes in
+    order."""
 
     def __init__(self, path, folder, load=True):
         self.master, slave = pty.openpty()
@@ -72,7 +73,7 @@ class Shell:
             stdout=slave,
             stderr=slave,
             cwd=folder,
-            env=environment(HOME=str(folder)),
+            env=environment(HOME=str(folder), LD_LIBRARY_PATH=""),
         )
         os.close(slave)
         self.count = 0

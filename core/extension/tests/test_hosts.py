@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Loading it: twice, in two copies, in many connections, by APSW."""
 
+import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -129,32 +131,35 @@ def test_another_name_needs_its_entry_point(tmp_path):
     shell.close()
 
 
-def interpreters():
-    """Those to run APSW with: the tests' own, and one that is named, whose APSW
-    may have another SQLite library than its sqlite3."""
-    return [sys.executable, os.environ.get("DIBS_APSW_PYTHON")]
+def test_the_library_is_the_one_to_be_tested(db):
+    """Where LD_LIBRARY_PATH names one, these tests use it."""
+    maps = Path("/proc/self/maps").read_text()
+    for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":"):
+        library = Path(folder, "libsqlite3.so.0")
+        assert not (folder and library.exists()) or str(library) in maps
+    assert db.dibs("version")[0]["sqlite"] == sqlite3.sqlite_version
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["this", "DIBS_APSW_PYTHON"])
+APSW = {"the same library": sys.executable, "its own": os.environ["APSW_PYTHON"]}
+
+
+@pytest.mark.parametrize("which", APSW)
 def test_apsw(tmp_path, which):
-    interpreter = interpreters()[which]
-    if interpreter is None:
-        pytest.skip(
-            "MISSING: an APSW with an SQLite library of its own. Make a virtual"
-            " environment, pip install apsw, and name its Python in"
-            " DIBS_APSW_PYTHON"
-        )
+    """In a process that has Python's sqlite3, too."""
+    python = APSW[which]
+    assert shutil.which(python), f"{python} is missing: run ci/apsw"
     done = subprocess.run(
-        [interpreter, HERE / "apsw_host.py", tmp_path, EXTENSION],
+        [python, HERE / "apsw_host.py", tmp_path, EXTENSION],
         env=environment(),
         capture_output=True,
         text=True,
         timeout=LIMIT,
         check=False,
     )
-    assert done.returncode == 0, done.stderr + (
-        "\nAPSW is missing: install python3-apsw"
-        if "No module named 'apsw'" in done.stderr
-        else ""
-    )
-    print(done.stdout)
+    missing = "No module named 'apsw'" in done.stderr
+    assert not missing, "APSW is missing: install python3-apsw"
+    assert done.returncode == 0, done.stderr
+    two, own, other = json.loads(done.stdout)
+    assert two == (which == "its own"), f"SQLite {own} and {other}"
+    assert other == sqlite3.sqlite_version
+    assert two or own == other
