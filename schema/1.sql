@@ -424,31 +424,79 @@ BEGIN
   SELECT coalesce(new.queue, 'default')
   WHERE NOT EXISTS (SELECT 1 FROM dibs_queue
                     WHERE name = coalesce(new.queue, 'default'));
-  INSERT INTO dibs_job(id, queue_id, created_at, priority, name, key, headers,
-                       payload)
+  -- What is not given is what the queue is set to; unique keys need dibs.
+  INSERT INTO dibs_job(id, queue_id, created_at, priority, expires_at,
+                       max_attempts, max_crashes, backoff, backoff_factor,
+                       backoff_cap, backoff_jitter, lease, timeout, keep, name,
+                       key, limit_key, headers, payload)
+  WITH
+    t(now) AS (SELECT
+      CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)),
+    q(id) AS (SELECT id FROM dibs_queue
+              WHERE name = coalesce(new.queue, 'default')),
+    d(name, value) AS (SELECT s.name, s.value FROM q
+                       JOIN dibs_setting s ON s.queue_id = q.id)
   SELECT 1 + max(coalesce((SELECT max(id) FROM dibs_job), 0),
                  (SELECT value FROM dibs_meta WHERE key = 'last_id')),
-    (SELECT id FROM dibs_queue WHERE name = coalesce(new.queue, 'default')),
-    CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER),
-    coalesce(new.priority, 0), new.name, new.key, new.headers, new.payload;
+    q.id, t.now,
+    coalesce(new.priority, (SELECT value FROM d WHERE name = 'priority'), 0),
+    min(t.now + (SELECT value FROM d WHERE name = 'expires'), 253402300799999),
+    (SELECT value FROM d WHERE name = 'max_attempts'),
+    (SELECT value FROM d WHERE name = 'max_crashes'),
+    (SELECT value FROM d WHERE name = 'backoff'),
+    (SELECT value FROM d WHERE name = 'backoff_factor'),
+    (SELECT value FROM d WHERE name = 'backoff_cap'),
+    (SELECT value FROM d WHERE name = 'backoff_jitter'),
+    (SELECT value FROM d WHERE name = 'lease'),
+    (SELECT value FROM d WHERE name = 'timeout'),
+    (SELECT value FROM d WHERE name = 'keep'),
+    coalesce(new.name, (SELECT value FROM d WHERE name = 'name')),
+    coalesce(new.key, (SELECT value FROM d WHERE name = 'key')),
+    (SELECT value FROM d WHERE name = 'limit_key'),
+    coalesce(new.headers, (SELECT value FROM d WHERE name = 'headers')),
+    new.payload
+  FROM q, t;
   -- The job just made is the one with the highest id.
+  INSERT INTO dibs_expiry(expires_at, id)
+  SELECT expires_at, id FROM dibs_job
+  WHERE id = (SELECT max(id) FROM dibs_job) AND expires_at IS NOT NULL;
+  INSERT INTO dibs_staged(id, queue_id, until, due_at)
+  SELECT j.id, j.queue_id, min(j.created_at + s.value, 253402300799999),
+    coalesce(new.due_at, min(j.created_at + coalesce(new.delay_ms,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = j.queue_id AND name = 'delay')), 253402300799999))
+  FROM dibs_job j
+  JOIN dibs_setting s ON s.queue_id = j.queue_id AND s.name = 'stage'
+  WHERE j.id = (SELECT max(id) FROM dibs_job);
   INSERT INTO dibs_blocked(id, queue_id, due_at)
-  SELECT j.id, j.queue_id, coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999))
+  SELECT j.id, j.queue_id,
+    coalesce(new.due_at, min(j.created_at + coalesce(new.delay_ms,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = j.queue_id AND name = 'delay')), 253402300799999))
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job) AND j.key IS NOT NULL
     AND EXISTS (SELECT 1 FROM dibs_lane l
-                WHERE l.queue_id = j.queue_id AND l.key = j.key);
+                WHERE l.queue_id = j.queue_id AND l.key = j.key)
+    AND NOT EXISTS (SELECT 1 FROM dibs_staged g WHERE g.id = j.id);
   INSERT INTO dibs_lane(queue_id, key, id, head)
   SELECT j.queue_id, j.key, j.id,
-    NOT EXISTS (SELECT 1 FROM dibs_blocked b WHERE b.id = j.id)
+    NOT EXISTS (SELECT 1 FROM dibs_lane l
+                WHERE l.queue_id = j.queue_id AND l.key = j.key)
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job) AND j.key IS NOT NULL;
   INSERT INTO dibs_scheduled(id, queue_id, due_at)
-  SELECT j.id, j.queue_id, coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999))
+  SELECT j.id, j.queue_id,
+    coalesce(new.due_at, min(j.created_at + coalesce(new.delay_ms,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = j.queue_id AND name = 'delay')), 253402300799999))
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job)
-    AND coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999)) > j.created_at
-    AND NOT EXISTS (SELECT 1 FROM dibs_blocked b WHERE b.id = j.id);
+    AND coalesce(new.due_at, min(j.created_at + coalesce(new.delay_ms,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = j.queue_id AND name = 'delay')), 253402300799999))
+      > j.created_at
+    AND NOT EXISTS (SELECT 1 FROM dibs_blocked b WHERE b.id = j.id)
+    AND NOT EXISTS (SELECT 1 FROM dibs_staged g WHERE g.id = j.id);
   UPDATE dibs_queue
   SET next_due = (SELECT due_at FROM dibs_scheduled
                   WHERE id = (SELECT max(id) FROM dibs_job))
@@ -458,14 +506,17 @@ BEGIN
          WHERE id = (SELECT max(id) FROM dibs_job));
   INSERT INTO dibs_ready(queue_id, priority, id, due_at)
   SELECT j.queue_id, j.priority, j.id,
-    coalesce(new.due_at, min(j.created_at + new.delay_ms, 253402300799999))
+    coalesce(new.due_at, min(j.created_at + coalesce(new.delay_ms,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = j.queue_id AND name = 'delay')), 253402300799999))
   FROM dibs_job j
   WHERE j.id = (SELECT max(id) FROM dibs_job)
+    AND NOT EXISTS (SELECT 1 FROM dibs_staged g WHERE g.id = j.id)
     AND NOT EXISTS (SELECT 1 FROM dibs_blocked b WHERE b.id = j.id)
     AND NOT EXISTS (SELECT 1 FROM dibs_scheduled s WHERE s.id = j.id);
   UPDATE dibs_queue SET claimable = 1
   WHERE name = coalesce(new.queue, 'default')
-    AND NOT claimable AND NOT paused
+    AND NOT claimable AND NOT paused AND NOT held
     AND EXISTS (SELECT 1 FROM dibs_ready r, dibs_job j
                 WHERE j.id = (SELECT max(id) FROM dibs_job)
                   AND r.queue_id = j.queue_id AND r.priority = j.priority

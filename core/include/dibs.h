@@ -431,13 +431,16 @@ DIBS_API void dibs_free(void *memory);
 /* ------------------------------------------------------------------------ */
 
 enum dibs_unique_scope {
-  DIBS_UNIQUE_QUEUE = 0, /* one job of the key in its queue */
-  DIBS_UNIQUE_ALL = 1    /* one job of the key in all queues */
+  DIBS_UNIQUE_DEFAULT = -1, /* not given: the queue's, or DIBS_UNIQUE_QUEUE */
+  DIBS_UNIQUE_QUEUE = 0,    /* one job of the key in its queue */
+  DIBS_UNIQUE_ALL = 1       /* one job of the key in all queues */
 };
 
 enum dibs_on_conflict {
-  DIBS_CONFLICT_KEEP = 0,     /* give the id of the job that is there */
-  DIBS_CONFLICT_REPLACE = 1,  /* and give it the new payload and headers */
+  DIBS_CONFLICT_DEFAULT =
+      -1,                    /* not given: the queue's, or DIBS_CONFLICT_KEEP */
+  DIBS_CONFLICT_KEEP = 0,    /* give the id of the job that is there */
+  DIBS_CONFLICT_REPLACE = 1, /* and give it the new payload and headers */
   DIBS_CONFLICT_POSTPONE = 2, /* and move it to the new due time */
   DIBS_CONFLICT_REJECT = 3    /* DIBS_EXISTS */
 };
@@ -1128,9 +1131,8 @@ DIBS_API int dibs_resume(dibs_db *db, const char *const *queues, size_t count,
 **                    those that have no `keep` are kept as long as they are
 **                    among them
 **
-** and defaults for jobs enqueued from then on: priority delay expires
-** max_attempts max_crashes backoff backoff_factor backoff_cap backoff_jitter
-** lease timeout keep.
+** and any job option but `at`, as the default of jobs enqueued from then on; what
+** a job's own options say is heard first.
 */
 DIBS_API int dibs_queue_set(dibs_db *db, const char *queue,
                             const char *const *names, const char *const *values,

@@ -28,6 +28,8 @@ static const dibs_job_options options_unset = {
     .timeout = DIBS_UNSET,
     .keep = DIBS_UNSET,
     .unique_for = DIBS_UNSET,
+    .unique_scope = DIBS_UNIQUE_DEFAULT,
+    .on_conflict = DIBS_CONFLICT_DEFAULT,
     .stage = DIBS_UNSET,
 };
 
@@ -105,7 +107,6 @@ void payload_check(dibs_db *db, const dibs_payload *payload) {
 }
 
 static void headers_check(dibs_db *db, const char *headers) {
-  struct json_slice key, value;
   if (!headers) return;
   size_t size = strlen(headers);
   if (size > DIBS_HEADERS_MAX) {
@@ -113,10 +114,7 @@ static void headers_check(dibs_db *db, const char *headers) {
                 size, DIBS_HEADERS_MAX);
     return;
   }
-  bool flat = json_kind(headers, size) == '{' && json_valid(headers, size);
-  struct json_walk walk = {headers, headers + size};
-  while (flat && json_next(&walk, &key, &value)) flat = *value.data == '"';
-  if (!flat)
+  if (!headers_are_flat(headers))
     handle_fail(db, DIBS_INVALID,
                 "headers are not a flat JSON object of "
                 "strings, such as {\"trace\":\"1\"}");
@@ -146,13 +144,13 @@ static void unique_check(dibs_db *db, const dibs_job_options *options) {
   if (options->unique_for != DIBS_UNIQUE_UNTIL_START &&
       options->unique_for != DIBS_UNIQUE_UNTIL_FINISH)
     duration_check(db, "unique_for", options->unique_for, 1);
-  range_check(db, "unique_scope", options->unique_scope, DIBS_UNIQUE_QUEUE,
+  range_check(db, "unique_scope", options->unique_scope, DIBS_UNIQUE_DEFAULT,
               DIBS_UNIQUE_ALL);
-  range_check(db, "on_conflict", options->on_conflict, DIBS_CONFLICT_KEEP,
+  range_check(db, "on_conflict", options->on_conflict, DIBS_CONFLICT_DEFAULT,
               DIBS_CONFLICT_REJECT);
   if (options->unique) return;
-  if (options->unique_for != DIBS_UNSET || options->unique_scope ||
-      options->on_conflict)
+  if (options->unique_for != DIBS_UNSET || options->unique_scope > 0 ||
+      options->on_conflict > 0)
     handle_fail(db, DIBS_INVALID,
                 "unique_for, unique_scope and on_conflict "
                 "say nothing without unique: give the unique key");
@@ -276,7 +274,7 @@ static void conflict_meet(dibs_db *db, int64_t id,
     handle_fail(db, DIBS_EXISTS, "job %lld has the unique key '%s' already",
                 (long long)id, new_job->options->unique);
   }
-  if (policy == DIBS_CONFLICT_KEEP || db->status || !job_read(db, id, &job))
+  if (policy <= DIBS_CONFLICT_KEEP || db->status || !job_read(db, id, &job))
     return;
   placement_find(db, &job, &placement);
   if (placement.state && placement.state < DIBS_RUNNING) {
@@ -306,9 +304,10 @@ struct enqueue {
   struct queue queue;
   int64_t defaults_of; /* the queue whose defaults these are; 0: none */
   dibs_job_options defaults;
-  struct job first; /* of the run; id 0: there is none */
-  int64_t last;     /* of the run */
-  int64_t newest;   /* added last in this transaction: the highest id */
+  struct arena texts; /* of theirs */
+  struct job first;   /* of the run; id 0: there is none */
+  int64_t last;       /* of the run */
+  int64_t newest;     /* added last in this transaction: the highest id */
 };
 
 static void run_place(dibs_db *db, struct enqueue *enqueue) {
@@ -413,7 +412,7 @@ static void options_merge(dibs_db *db, struct enqueue *enqueue,
                           const dibs_job_options *options,
                           dibs_job_options *merged) {
   if (enqueue->defaults_of != enqueue->queue.id) {
-    defaults_read(db, enqueue->queue.id, &enqueue->defaults);
+    defaults_read(db, enqueue->queue.id, &enqueue->texts, &enqueue->defaults);
     enqueue->defaults_of = enqueue->queue.id;
   }
   *merged = options ? *options : options_unset;
@@ -467,6 +466,7 @@ void enqueue_write(dibs_db *db, const dibs_new_job *jobs, size_t count,
     if (db->status) db->error_index = (int64_t)i;
   }
   run_place(db, &enqueue);
+  arena_free(&enqueue.texts);
 }
 
 int dibs_enqueue_many(dibs_db *db, const dibs_new_job *jobs, size_t count,

@@ -1022,8 +1022,12 @@ void limits_apply(dibs_db *db, int64_t queue_id);
 
 /* ---------------------------------------------------------------- settings */
 
-/* The queue's defaults of its jobs' options. */
-void defaults_read(dibs_db *db, int64_t queue_id, dibs_job_options *options);
+/* Whether a text is a flat JSON object of strings. */
+bool headers_are_flat(const char *headers);
+
+/* The queue's defaults of its jobs' options; texts are in the arena. */
+void defaults_read(dibs_db *db, int64_t queue_id, struct arena *arena,
+                   dibs_job_options *options);
 
 /* Give options that are not given the default. */
 void defaults_merge(dibs_job_options *options,

@@ -272,7 +272,7 @@ static void a_bad_dead_head_is_refused(void **state) {
   const char *name = "dead_head", *value = "hold";
   expect_status(f->db, dibs_queue_set(f->db, "q", &name, &value, 1),
                 DIBS_INVALID);
-  expect_says(dibs_error(f->db), "give skip or block");
+  expect_says(dibs_error(f->db), "give skip, block, or none");
   set(f, "q", "dead_head", "block");
   expect_ok(f->db, dibs_queue_show(f->db, "q", &json));
   expect_text(json,

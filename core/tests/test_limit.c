@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
-** Limits and rates of queues and of limit keys, and queues' defaults.
+** Limits and rates of queues and of limit keys.
 */
 #include "harness.h"
 
@@ -330,29 +330,6 @@ static void settings_are_shown_as_they_were_typed(void **state) {
   dibs_free(json);
 }
 
-static void defaults_bind_at_the_enqueue(void **state) {
-  fixture *f = *state;
-  set(f, "q", "max_attempts", "3");
-  set(f, "q", "priority", "7");
-  set(f, "q", "delay", "1m");
-  dibs_job_options options = no_options();
-  options.priority = 1;
-  options.at = START;
-  int64_t plain = put(f, "q", "1");
-  int64_t explicit_ones = put_with(f, "q", "1", &options);
-  int64_t other = put(f, "other", "1");
-  set(f, "q", "max_attempts", "none");
-  int64_t later = put(f, "q", "1");
-  expect_int(look(f, plain).max_attempts, 3);
-  expect_int(look(f, plain).priority, 7);
-  expect_state(f, plain, DIBS_SCHEDULED);
-  expect_int(look(f, explicit_ones).priority, 1);
-  expect_int(look(f, explicit_ones).max_attempts, 3);
-  expect_state(f, explicit_ones, DIBS_READY);
-  expect_int(look(f, other).max_attempts, DIBS_DEFAULT_MAX_ATTEMPTS);
-  expect_int(look(f, later).max_attempts, DIBS_DEFAULT_MAX_ATTEMPTS);
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(a_limit_holds_the_queue_until_one_ends),
@@ -374,7 +351,6 @@ int main(void) {
       TEST(random_ends_leave_the_counts_right),
       TEST(a_bad_setting_is_refused_by_name),
       TEST(settings_are_shown_as_they_were_typed),
-      TEST(defaults_bind_at_the_enqueue),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

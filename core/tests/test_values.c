@@ -113,8 +113,8 @@ static void options_begin_unset(void **state) {
   expect_text(options.limit_key, NULL);
   expect_text(options.unique, NULL);
   expect_int(options.unique_for, DIBS_UNSET);
-  expect_int(options.unique_scope, DIBS_UNIQUE_QUEUE);
-  expect_int(options.on_conflict, DIBS_CONFLICT_KEEP);
+  expect_int(options.unique_scope, DIBS_UNIQUE_DEFAULT);
+  expect_int(options.on_conflict, DIBS_CONFLICT_DEFAULT);
   expect_int(options.stage, DIBS_UNSET);
 }
 
