@@ -269,6 +269,12 @@ typedef struct dibs_open_options {
 ** the handle; a path that begins with "file:" is an SQLite URI. `options` NULL
 ** means DIBS_OPEN_OPTIONS_INIT.
 **
+** For tests of programs: "file:/NAME?vfs=memdb" is a database in memory that all
+** handles, threads and engines of the process share which open that name, and
+** that ends with the last of them; whoever waits is woken as elsewhere. With
+** `clock` the test drives the time: who waits looks at such a clock every 50 ms.
+** An engine with `drain` works off all that there is, then gives DIBS_CLOSED.
+**
 ** On failure *db is still set, unless memory ran out, so that dibs_error() can
 ** be read; it must be closed then too. Any other call on it returns
 ** DIBS_CLOSED.

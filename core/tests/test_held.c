@@ -64,6 +64,21 @@ static void dead_heads_that_are_to_be_skipped(void **state) {
   expect_woken(&w, ids[1]);
 }
 
+/* ---- In memory ------------------------------------------------------------- */
+
+/* A queue that the handles of a process share (test_shared.c) has no file that
+** tells others of a write. */
+static void a_job_in_shared_memory(void **state) {
+  static const char name[] = "file:/held?vfs=memdb";
+  fixture *f = *state;
+  close_checked(f);
+  f->db = waiting_open(name);
+  waiter w = waiter_for(f, "q");
+  w.path = name;
+  waiter_start(&w);
+  expect_woken(&w, put(f, "q", "1"));
+}
+
 int main(int count, char **arguments) {
   helper_main(count, arguments);
   const struct CMUnitTest tests[] = {
@@ -71,6 +86,7 @@ int main(int count, char **arguments) {
       WAITING_TEST(the_cancel_of_a_dead_head),
       WAITING_TEST(the_purge_of_a_dead_head),
       WAITING_TEST(dead_heads_that_are_to_be_skipped),
+      WAITING_TEST(a_job_in_shared_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
