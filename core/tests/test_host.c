@@ -9,15 +9,11 @@ typedef void check(stage *s, const operation *op, const place *where);
 
 /* A file in the fixture's place, as it is before each operation. */
 static void for_all(fixture *f, int delete_mode, check *one) {
-  const char *only = getenv("DIBS_TEST_OPERATION");
   stage s;
-  stage_prepare(&s, f, delete_mode);
-  sqlite3 *template = plain_open(s.template);
-  expect_int(sqlite3_exec(template, HOST_TABLES, NULL, NULL, NULL), SQLITE_OK);
-  sqlite3_close(template);
+  host_stage(&s, f, delete_mode);
   for (size_t i = 0; i < operation_count; i += (size_t)slowness()) {
     const operation *op = &operations[i];
-    if (op->open || (only && strcmp(only, op->name))) continue;
+    if (!host_tries(op)) continue;
     stage_rehearse(&s, op);
     for (size_t j = 0; j < place_count; j++) {
       stage_restore(&s, op);

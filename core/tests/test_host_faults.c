@@ -15,21 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void stage_host(stage *s, fixture *f) {
-  stage_prepare(s, f, 0);
-  sqlite3 *template = plain_open(s->template);
-  expect_int(sqlite3_exec(template, HOST_TABLES, NULL, NULL, NULL), SQLITE_OK);
-  sqlite3_close(template);
-}
-
 /* Every fifth place for an operation, another one for the next. */
 #define PLACES_STEP ((size_t)(5 * slowness()))
-
-/* Whether the operation is one to be tried. */
-static int is_tried(const operation *op) {
-  const char *only = getenv("DIBS_TEST_OPERATION");
-  return !op->open && (!only || strcmp(only, op->name) == 0);
-}
 
 /* ---- Killed -------------------------------------------------------------- */
 
@@ -94,9 +81,9 @@ static void a_killed_host_leaves_all_or_nothing(void **state) {
   fixture *f = *state;
   stage s;
   int kills = 0;
-  stage_host(&s, f);
+  host_stage(&s, f, 0);
   for (size_t i = 0; i < operation_count; i++) {
-    if (!is_tried(&operations[i])) continue;
+    if (!host_tries(&operations[i])) continue;
     stage_rehearse(&s, &operations[i]);
     for (size_t j = i % PLACES_STEP; j < place_count; j += PLACES_STEP)
       kills += kill_at(&s, &operations[i], &places[j]);
@@ -108,62 +95,32 @@ static void a_killed_host_leaves_all_or_nothing(void **state) {
 
 /* ---- Without memory ------------------------------------------------------ */
 
-/* What is left of it: the operation's status, and whether that and what it is a
-** part of succeeded. */
-struct starved {
-  int status;
-  int done;
-};
-
-/* Only the operation, and the statement around it, lack memory. */
-static struct starved starve_once(host *h, const operation *op,
-                                  const place *where, int64_t n, int forever,
-                                  int *failed) {
-  struct starved result = {.status = -1};
-  sqlite3_stmt *statement = NULL;
-  int code = SQLITE_DONE;
-  if (where->begin) host_run(h, where->begin);
-  if (where->statement) {
-    host_prepare(h, op);
-    expect_int(
-        sqlite3_prepare_v2(h->sqlite, where->statement, -1, &statement, NULL),
-        SQLITE_OK);
-  }
-  faults_memory_arm(n, forever);
-  if (statement)
-    while ((code = sqlite3_step(statement)) == SQLITE_ROW) continue;
-  else
-    h->status = op->run(h->db);
-  *failed = faults_memory_disarm(NULL);
-  sqlite3_finalize(statement);
-  result.status = h->status;
-  result.done = h->status == DIBS_OK && code == SQLITE_DONE;
-  return result;
-}
-
 /* Run with the n-th allocation failing. False when none was left to fail. */
 static int run_without_memory(stage *s, const operation *op, const place *where,
                               int64_t n, int forever) {
   char when[128];
-  int failed;
   sqlite3 *watch = plain_open(s->f->path);
   int64_t version = data_version(watch);
   host h = host_open(s->f);
   snprintf(when, sizeof when, "%s, %s allocation %lld failing", where->name,
            forever ? "from" : "at", (long long)n);
-  struct starved result = starve_once(&h, op, where, n, forever, &failed);
-  if (result.status > DIBS_OK && result.status != DIBS_NOMEM)
-    fail_msg("%s, %s: %s (%s)", op->name, when, dibs_status_name(result.status),
+  host_begin(&h, where, op);
+  faults_memory_arm(n, forever);
+  int done = host_run_part(&h);
+  int failed = faults_memory_disarm(NULL);
+  host_end_part(&h);
+  if (h.status > DIBS_OK && h.status != DIBS_NOMEM)
+    fail_msg("%s, %s: %s (%s)", op->name, when, dibs_status_name(h.status),
              dibs_error(h.db));
-  if (!result.done && !failed)
+  if (!done && !failed)
     fail_msg("%s, %s: failed, and there was memory", op->name, when);
   if (!sqlite3_get_autocommit(h.sqlite)) host_run(&h, where->commit);
   int changed = data_version(watch) != version;
   sqlite3_close(watch);
   host_close(&h);
-  if (!result.done && !changed) return failed;
-  if (result.done || !op->stepwise)
-    stage_expect(s, op, result.done ? s->after : s->before, when);
+  if (!done && !changed) return failed;
+  if (done || !op->stepwise)
+    stage_expect(s, op, done ? s->after : s->before, when);
   else if (!file_is_sound(s->f->path))
     fail_msg("%s, %s", op->name, when);
   stage_restore(s, op);
@@ -181,26 +138,15 @@ static int64_t starve_at(stage *s, const operation *op, const place *where,
   return runs;
 }
 
-/* What the host does besides would be seen as a change. */
-static int is_quiet(const place *where) {
-  static const char *const names[] = {"in a transaction", "in an insert",
-                                      "in an insert of a row in a transaction",
-                                      "in a trigger in a savepoint",
-                                      "in a query in a transaction"};
-  for (size_t i = 0; i < COUNT(names); i++)
-    if (strcmp(where->name, names[i]) == 0) return 1;
-  return 0;
-}
-
 static void starve_every_operation(fixture *f, int forever) {
   stage s;
   int64_t runs = 0;
-  stage_host(&s, f);
+  host_stage(&s, f, 0);
   for (size_t i = 0; i < operation_count; i++) {
-    if (!is_tried(&operations[i])) continue;
+    if (!host_tries(&operations[i])) continue;
     stage_rehearse(&s, &operations[i]);
     for (size_t j = 0; j < place_count; j++)
-      if (is_quiet(&places[j]))
+      if (place_is_quiet(&places[j]))
         runs += starve_at(&s, &operations[i], &places[j], forever);
   }
   print_message("%lld failures\n", (long long)runs);
