@@ -42,7 +42,9 @@
 **
 ** - Times are int64_t milliseconds since 1970-01-01 UTC; durations are int64_t
 **   milliseconds. DIBS_UNSET means "not given": the queue's default, then the
-**   built-in default applies. DIBS_FOREVER means without end.
+**   built-in default applies. DIBS_FOREVER means without end. What counts from
+**   a call (a lease, a delay) counts from when it got the write lock, however
+**   long it waited; a receipt that held when the call was made still does.
 ** - Strings are UTF-8 with a terminating NUL unless a size stands beside them.
 ** - Structs whose first member is `size` begin with their own sizeof, so that
 **   later versions can add members at the end; set them up with their _INIT

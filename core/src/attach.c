@@ -380,7 +380,7 @@ bool attached_enter(dibs_db *db, int *status) {
   attached->thread = pthread_self();
   attached->rowid = sqlite3_last_insert_rowid(db->sqlite);
   handle_clear(db);
-  db->now = dibs_now(db);
+  db->now = db->asked = dibs_now(db);
   keeper_connect(db);
   return true;
 }

@@ -517,7 +517,7 @@ static bool staged_read(dibs_db *db, int64_t id, struct job *job,
 
 static void staged_commit(dibs_db *db, const struct job *job,
                           const struct placement *placement) {
-  if (placement->until <= db->now) {
+  if (placement->until <= db->asked) {
     handle_fail(db, DIBS_LATE,
                 "the time of staged job %lld ran out: enqueue "
                 "it again",

@@ -94,7 +94,7 @@ bool handle_enter(dibs_db *db, int *status) {
   }
   handle_clear(db);
   db->self_blocked = false;
-  db->now = dibs_now(db);
+  db->now = db->asked = dibs_now(db);
   return true;
 }
 

@@ -497,7 +497,8 @@ struct dibs_db {
   int64_t max_payload;
   int64_t (*clock)(void *);
   void *clock_context;
-  int64_t now; /* time of the operation under way */
+  int64_t asked; /* when the operation under way was called */
+  int64_t now;   /* its time: once it may write, when it got the lock */
   struct cache cache;
   int wal_pages;             /* of the WAL, at the last commit (checkpoint.c) */
   int wal_tried;             /* when a checkpoint was last tried */
@@ -627,7 +628,8 @@ bool wal_move(dibs_db *db, int64_t *pages, int64_t *moved);
 /* ------------------------------------------------------------- transaction */
 
 /* Begin a transaction that may write, or one that only reads; on a host's
-** connection, a part of its transaction. */
+** connection, a part of its transaction. The time of one that may write is when
+** it got the lock, however long it waited. */
 void sql_begin_write(dibs_db *db);
 void sql_begin_read(dibs_db *db);
 

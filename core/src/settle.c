@@ -290,7 +290,7 @@ static void batch_run(dibs_db *db, dibs_settlement *settlements, size_t count) {
   if (!any || db->status) return;
   sql_begin_write(db);
   for (size_t i = 0; i < count && !db->status; i++)
-    settlement_run(db, &settlements[i], db->now);
+    settlement_run(db, &settlements[i], db->asked);
   sql_end(db);
 }
 
@@ -393,7 +393,7 @@ static void running_change(dibs_db *db, dibs_settlement *settlement,
   struct job job;
   struct placement placement;
   if (!receipt_read(settlement, &token)) return;
-  if (lease_hold(db, settlement, token, db->now, &job, &placement)) {
+  if (lease_hold(db, settlement, token, db->asked, &job, &placement)) {
     if (change->payload)
       checkpoint_run(db, settlement, &placement, change);
     else

@@ -173,6 +173,7 @@ void sql_begin_write(dibs_db *db) {
   if (db->attached && good) host_lock_take(db);
   if (db->status) return;
   if (!db->attached && db->cache.version != file_version(db)) cache_forget(db);
+  db->now = dibs_now(db);
   db->writing = true;
 }
 
