@@ -47,15 +47,16 @@ struct savepoint {
 
 struct attached {
   dibs_db *next;
-  int references;   /* handles that were given out */
-  bool made;        /* the keeper's module is there */
-  bool shared;      /* it was seen to that there is a sidecar */
-  bool kept;        /* the keeper is connected */
-  bool inside;      /* an operation is under way */
-  bool missed;      /* without memory: savepoints are not remembered */
-  int64_t rowid;    /* the host's last_insert_rowid() */
-  pthread_t thread; /* that used it last */
-  bool roams;       /* more than one has used it */
+  int references; /* handles that were given out */
+  bool made;      /* the keeper's module is there */
+  bool shared;    /* it was seen to that there is a sidecar */
+  bool kept;      /* the keeper is connected */
+  bool inside;    /* an operation is under way */
+  bool missed;    /* without memory: savepoints are not remembered */
+  int64_t rowid;  /* the host's last_insert_rowid() */
+  /* Others read these two. */
+  _Atomic(pthread_t) thread; /* that used it last */
+  atomic_bool roams;         /* more than one has used it */
   sqlite3_stmt *signal;
   struct wakes pending;  /* for the host's commit */
   struct log_list noted; /* the same */
@@ -376,8 +377,10 @@ bool attached_enter(dibs_db *db, int *status) {
     return false;
   }
   attached->inside = true;
-  attached->roams |= !pthread_equal(attached->thread, pthread_self());
-  attached->thread = pthread_self();
+  if (!pthread_equal(attached->thread, pthread_self())) {
+    attached->roams = true;
+    attached->thread = pthread_self();
+  }
   attached->rowid = sqlite3_last_insert_rowid(db->sqlite);
   handle_clear(db);
   db->now = db->asked = dibs_now(db);
@@ -481,10 +484,9 @@ bool attached_blocks(const dibs_db *db) {
   const char *path = sqlite3_db_filename(db->sqlite, "main");
   pthread_mutex_lock(&attached_mutex);
   for (dibs_db *at = attached_first; at && !blocks; at = at->attached->next)
-    blocks = at != db && at->pid == db->pid && path &&
-             !strcmp(at->path, path) &&
-             pthread_equal(at->attached->thread, pthread_self()) &&
-             !at->attached->roams && connection_writes(at);
+    blocks = at != db && pthread_equal(at->attached->thread, pthread_self()) &&
+             !at->attached->roams && at->pid == db->pid && path &&
+             !strcmp(at->path, path) && connection_writes(at);
   pthread_mutex_unlock(&attached_mutex);
   return blocks;
 }

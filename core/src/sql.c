@@ -45,16 +45,16 @@ static void snapshot_fail(dibs_db *db) {
 
 static void busy_fail(dibs_db *db) {
   char timeout[DURATION_SIZE];
-  if (host_reads(db)) {
-    snapshot_fail(db);
-    return;
-  }
   if (db->attached && attached_blocks(db)) {
     handle_fail(db, DIBS_BUSY,
                 "this thread's own transaction, on another connection that "
                 "dibs is attached to, has %s locked: use that one's handle "
                 "within it, or end it first",
                 db->path);
+    return;
+  }
+  if (host_reads(db)) {
+    snapshot_fail(db);
     return;
   }
   if (db->attached) {

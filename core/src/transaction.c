@@ -129,6 +129,11 @@ static void attached_begin(dibs_db *db, enum sql begin) {
   db->changes = sqlite3_total_changes(db->sqlite);
 }
 
+/* The host's busy handler might wait for long, and in vain. */
+static void host_blocks_itself(dibs_db *db) {
+  if (!db->status && attached_blocks(db)) sql_fail(db, SQLITE_BUSY);
+}
+
 /* Unless it is held: by a statement that writes, and finds no row. */
 static void host_lock_take(dibs_db *db) {
   SQLITE_LIBRARY(db);
@@ -169,6 +174,7 @@ static void transaction_begin(dibs_db *db, enum sql begin) {
 void sql_begin_write(dibs_db *db) {
   bool good = !db->status;
   if (db->whole) return;
+  if (db->attached) host_blocks_itself(db);
   transaction_begin(db, SQL_BEGIN_IMMEDIATE);
   if (db->attached && good) host_lock_take(db);
   if (db->status) return;
