@@ -14,6 +14,11 @@
 ** reader. The mover is opened when it is needed first, and stays open: opening it
 ** takes as long as some ten commits. decisions/checkpoints.md has the reasoning.
 **
+** When the disk is full, the WAL may be what fills it, and the commit at which it
+** would be moved never comes. So behind an operation that found no room, with any
+** library, one try is made in the same way: once all is in the file, the WAL
+** begins anew in the place that it has.
+**
 ** The last connection to close moves the WAL, too. It holds an exclusive lock on
 ** the file then, so there is nobody who could write.
 */
@@ -21,6 +26,7 @@
 
 #include <sqlite3ext.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define CHECKPOINT_PAGES 1000 /* as SQLite's automatic ones */
 #define CHECKPOINT_WAIT  100  /* ms at most for the write lock */
@@ -126,6 +132,21 @@ bool wal_move(dibs_db *db, int64_t *pages, int64_t *moved) {
   *pages = result.pages;
   *moved = result.moved;
   return result.done;
+}
+
+/* The operation's error stays what it is. */
+void wal_make_room(dibs_db *db) {
+  int64_t pages, moved;
+  char message[sizeof db->message];
+  int status = db->status;
+  int64_t id = db->error_id, index = db->error_index;
+  if (db->in_memory) return;
+  memcpy(message, db->message, sizeof message);
+  handle_clear(db);
+  wal_move(db, &pages, &moved);
+  handle_fail(db, status, "%s", message);
+  db->error_id = id;
+  db->error_index = index;
 }
 
 void wal_end(dibs_db *db) {

@@ -621,6 +621,9 @@ void gather_begin(dibs_db *db);
 void gather_end(dibs_db *db);
 void gather_free(dibs_db *db);
 
+/* A checkpoint behind an operation that found the disk full, on any library. */
+void wal_make_room(dibs_db *db);
+
 /* Try one now. False when it could not be; otherwise how many pages the WAL has,
 ** and how many of them are in the file. */
 bool wal_move(dibs_db *db, int64_t *pages, int64_t *moved);

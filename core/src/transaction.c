@@ -218,6 +218,7 @@ void sql_end(dibs_db *db) {
   db->mode = MODE_NONE;
   db->writing = false;
   if (!db->status && !db->attached) wal_committed(db);
+  if (db->status == DIBS_FULL && !db->attached) wal_make_room(db);
 }
 
 /* ------------------------------------------------------ several operations */
