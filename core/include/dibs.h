@@ -286,8 +286,9 @@ typedef struct dibs_open_options {
 **                names
 ** DIBS_IO        the path cannot be reached
 ** DIBS_READONLY  tables are missing or old, and the file cannot be written
-** DIBS_LIBRARY   SQLite older than 3.38, or built without what is needed; or
-**                another SQLite library of this process has the file open, which
+** DIBS_LIBRARY   SQLite older than 3.38, or built without what is needed, or
+**                for a single thread (SQLITE_THREADSAFE=0); or another
+**                SQLite library of this process has the file open, which
 **                is seen in WAL mode, on Linux. What was opened to see it stays
 **                open, because closing it would do the harm
 ** DIBS_BUSY, DIBS_FULL, DIBS_CORRUPT, DIBS_NOMEM, DIBS_INVALID

@@ -363,12 +363,19 @@ static void keeper_connect(dibs_db *db) {
 
 /* ------------------------------------------------------------------ the frame */
 
+/* A library that was built for one thread has none, whatever it says. */
+static sqlite3_mutex *
+connection_mutex(const struct sqlite3_api_routines *sqlite3_api,
+                 sqlite3 *sqlite) {
+  return provider_has_threads(sqlite3_api) ? sqlite3_db_mutex(sqlite) : NULL;
+}
+
 bool attached_enter(dibs_db *db, int *status) {
   struct attached *attached = db->attached;
   *status = DIBS_CLOSED;
   if (!db->sqlite) return false;
   SQLITE_LIBRARY(db);
-  sqlite3_mutex *mutex = sqlite3_db_mutex(db->sqlite);
+  sqlite3_mutex *mutex = connection_mutex(db->api, db->sqlite);
   if (mutex) sqlite3_mutex_enter(mutex);
   if (attached->inside) {
     /* An application's trigger on our tables that calls us. */
@@ -392,7 +399,7 @@ bool attached_enter(dibs_db *db, int *status) {
 ** back: look again. */
 void attached_leave(dibs_db *db) {
   SQLITE_LIBRARY(db);
-  sqlite3_mutex *mutex = sqlite3_db_mutex(db->sqlite);
+  sqlite3_mutex *mutex = connection_mutex(db->api, db->sqlite);
   sqlite3_set_last_insert_rowid(db->sqlite, db->attached->rowid);
   if (db->status == DIBS_SCHEMA) db->schema = 0;
   db->attached->inside = false;
@@ -470,7 +477,7 @@ bool attached_is_free(const dibs_db *db) {
 /* Not while another thread is in it: then it is not this one's. */
 static bool connection_writes(const dibs_db *db) {
   SQLITE_LIBRARY(db);
-  sqlite3_mutex *mutex = sqlite3_db_mutex(db->sqlite);
+  sqlite3_mutex *mutex = connection_mutex(db->api, db->sqlite);
   if (mutex && sqlite3_mutex_try(mutex) != SQLITE_OK) return false;
   bool writes = sqlite3_txn_state(db->sqlite, "main") == SQLITE_TXN_WRITE;
   if (mutex) sqlite3_mutex_leave(mutex);
@@ -572,7 +579,7 @@ int attached_get(const dibs_provider *provider, sqlite3 *sqlite,
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   const struct sqlite3_api_routines *sqlite3_api = provider_api(provider);
   pthread_once(&once, registry_watch);
-  sqlite3_mutex *mutex = sqlite3_db_mutex(sqlite);
+  sqlite3_mutex *mutex = connection_mutex(sqlite3_api, sqlite);
   if (mutex) sqlite3_mutex_enter(mutex);
   int status = attached_find_or_make(provider, sqlite, out);
   if (mutex) sqlite3_mutex_leave(mutex);

@@ -445,10 +445,15 @@ static void library_find(dibs_db *db, const dibs_open_options *options) {
   char message[DIBS_MESSAGE_SIZE];
   const dibs_provider *provider = options->provider;
   int status = provider ? DIBS_OK : dibs_provider_linked(&provider, message);
+  if (!status) db->api = provider_api(provider);
   if (status)
     handle_fail(db, status, "%s", message);
-  else
-    db->api = provider_api(provider);
+  else if (!provider_has_threads(db->api))
+    handle_fail(db, DIBS_LIBRARY,
+                "this build of SQLite %s is for a single thread "
+                "(SQLITE_THREADSAFE=0), and handles of dibs_open() are for "
+                "several: use dibs_attach(), or another build",
+                dibs_sqlite_version(db));
 }
 
 void handle_options_check(dibs_db *db, const dibs_open_options *options) {

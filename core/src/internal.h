@@ -184,6 +184,9 @@ int linked_table(const struct sqlite3_api_routines **api);
 
 const struct sqlite3_api_routines *provider_api(const dibs_provider *provider);
 
+/* Whether the library was built for more than one thread. */
+bool provider_has_threads(const struct sqlite3_api_routines *api);
+
 /* ----------------------------------------------------------------- sidecar */
 
 #define SLOT_COUNT    512

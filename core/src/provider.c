@@ -60,9 +60,6 @@ struct dibs_provider {
   X(libversion_number)                                                         \
   X(log)                                                                       \
   X(mprintf)                                                                   \
-  X(mutex_enter)                                                               \
-  X(mutex_leave)                                                               \
-  X(mutex_try)                                                                 \
   X(open_v2)                                                                   \
   X(prepare_v2)                                                                \
   X(prepare_v3)                                                                \
@@ -89,6 +86,12 @@ struct dibs_provider {
   X(vfs_find)                                                                  \
   X(vtab_config)                                                               \
   X(wal_hook)
+
+/* The same, but empty in a library that was built for one thread. */
+#define PROVIDER_THREAD_ENTRIES(X)                                             \
+  X(mutex_enter)                                                               \
+  X(mutex_leave)                                                               \
+  X(mutex_try)
 
 static pthread_mutex_t provider_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct dibs_provider *providers;
@@ -187,6 +190,12 @@ int dibs_provider_get(const struct sqlite3_api_routines *api,
 
 const struct sqlite3_api_routines *provider_api(const dibs_provider *provider) {
   return provider->api;
+}
+
+bool provider_has_threads(const struct sqlite3_api_routines *api) {
+#define PROVIDER_ENTRY_IS_THERE(name) &&api->name
+  return true PROVIDER_THREAD_ENTRIES(PROVIDER_ENTRY_IS_THERE);
+#undef PROVIDER_ENTRY_IS_THERE
 }
 
 int dibs_provider_linked(const dibs_provider **out,

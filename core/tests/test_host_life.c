@@ -596,6 +596,29 @@ static void several_threads_on_one_connection(void **state) {
   host_close(&h);
 }
 
+/* Then it is the host that sees to it that one has it at a time. */
+static void one_without_a_mutex_goes_from_thread_to_thread(void **state) {
+  fixture *f = *state;
+  dibs_open_options options = fixture_options(f);
+  void *failure = NULL;
+  host h = {.sqlite = plain_open_as(f->path, SQLITE_OPEN_READWRITE |
+                                                 SQLITE_OPEN_NOMUTEX)};
+  expect_true(sqlite3_db_mutex(h.sqlite) == NULL);
+  expect_ok(h.db, dibs_attach(h.sqlite, NULL, &options, &h.db));
+  for (int i = 0; i < 4; i++) {
+    pthread_t thread;
+    host_run(&h, "BEGIN");
+    expect_ok(h.db, enqueue_one(h.db));
+    expect_int(pthread_create(&thread, NULL, work_along, h.db), 0);
+    pthread_join(thread, &failure);
+    if (failure) fail_msg("a thread: %s", (char *)failure);
+    expect_ok(h.db, dibs_ack(h.db, host_take(&h, "q").receipt, NULL));
+    host_run(&h, i % 2 ? "COMMIT" : "ROLLBACK");
+  }
+  expect_int(host_int(&h, "SELECT count(*) FROM dibs_job"), 0);
+  host_close(&h);
+}
+
 static void *attach_along(void *context) {
   dibs_db *db = NULL;
   dibs_attach(context, NULL, NULL, &db);
@@ -843,6 +866,7 @@ int main(void) {
       TEST(backups_of_a_connection_and_into_it),
       TEST(a_trigger_of_ours_that_calls_us),
       TEST(several_threads_on_one_connection),
+      TEST(one_without_a_mutex_goes_from_thread_to_thread),
       TEST(several_threads_attach_at_once),
       TEST(another_thread_waits),
       TEST(a_blocked_thread_and_one_that_closes),

@@ -169,6 +169,31 @@ static void a_missing_entry_is_named(void **state) {
   }
 }
 
+/* It has no mutexes. A host that uses it has one thread to be attached to on;
+** our own connections go to any. */
+static void one_for_a_single_thread_can_be_attached_to(void **state) {
+  static sqlite3_api_routines single;
+  fixture *f = *state;
+  dibs_open_options options = fixture_options(f);
+  sqlite3 *host = plain_open(f->path);
+  dibs_db *db = NULL;
+  single = *table();
+  single.mutex_enter = NULL;
+  single.mutex_leave = NULL;
+  single.mutex_try = NULL;
+  expect_ok(NULL, dibs_provider_get(&single, &options.provider, NULL));
+  expect_ok(db, dibs_attach(host, options.provider, &options, &db));
+  expect_ok(db, dibs_enqueue(db, "q", dibs_none(), NULL, NULL));
+  expect_int(sqlite3_close(host), SQLITE_OK);
+  expect_int(dibs_close(db), DIBS_OK);
+  expect_status(f->db, dibs_open(f->path, &options, &f->db), DIBS_LIBRARY);
+  expect_says(dibs_error(f->db), "SQLITE_THREADSAFE");
+  expect_says(dibs_error(f->db), sqlite3_libversion());
+  expect_says(dibs_error(f->db), "dibs_attach()");
+  expect_int(dibs_close(f->db), DIBS_OK);
+  f->db = NULL;
+}
+
 /* ---- Whose file it is -------------------------------------------------------- */
 
 static int open_both(const char *folder) {
@@ -225,6 +250,7 @@ int main(void) {
       TEST_CLOSED(no_table_is_refused),
       TEST_CLOSED(an_old_library_is_refused),
       TEST_CLOSED(a_missing_entry_is_named),
+      TEST_CLOSED(one_for_a_single_thread_can_be_attached_to),
       TEST_CLOSED(files_of_one_number_on_two_file_systems),
   };
   faults_memory_install();
