@@ -89,8 +89,8 @@ enum option_kind {
   X(SET_BACKOFF_JITTER, "backoff-jitter", 0, "X|none", KIND_SETTING,           \
     "add up to this fraction of the wait at random; default 0.1")              \
   X(SET_LEASE, "lease", 0, "D|none", KIND_SETTING,                             \
-    "how long a claim holds a job, unless the claim says; default 60s, "       \
-    "in workers 15s, extended")                                                \
+    "how long a claim holds a job, unless the claim says; default that "       \
+    "of the claim: 60s, in workers 15s, extended")                             \
   X(SET_TIMEOUT, "timeout", 0, "D|none", KIND_SETTING,                         \
     "a worker ends a job when it has run for D; default none")
 

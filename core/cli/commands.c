@@ -99,7 +99,8 @@ const struct command commands_table[] = {
                 {OPTION_BACKOFF, NULL}, {OPTION_BACKOFF_FACTOR, NULL},
                 {OPTION_BACKOFF_CAP, NULL}, {OPTION_BACKOFF_JITTER, NULL},
                 {OPTION_LEASE, "how long a claim holds it, unless the claim "
-                               "says; default 60s, in workers 15s, extended"},
+                               "says; default that of the claim: 60s, in "
+                               "workers 15s, extended"},
                 {OPTION_TIMEOUT, NULL}, {OPTION_KEEP, NULL}, {OPTION_KEY, NULL},
                 {OPTION_LIMIT_KEY, NULL}, {OPTION_UNIQUE, NULL},
                 {OPTION_UNIQUE_FOR, NULL}, {OPTION_UNIQUE_SCOPE, NULL},
@@ -331,7 +332,7 @@ const struct command commands_table[] = {
     },
     {
         "explain",
-        "ID...",
+        "[ID...]",
         0,
         CLI_MANY,
         NULL,
