@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""A job queue that lives in the SQLite file your application already has.
+
+    import dibs
+
+    q = dibs.open("app.db").queue("emails")
+    q.enqueue({"to": "alice@example.com"}, delay=60, priority=5)
+
+    for job in q.jobs():          # sleeps until a commit wakes it
+        with job:                 # ack at the end; on an exception retry
+            send(job.data)
+
+``open()`` gives a ``Database``, ``attach()`` the same operations within the
+transaction of a connection of the application. ``Queue`` enqueues and claims,
+``Job`` is what a claim gives. All errors are ``Error``.
+
+Durations are a ``timedelta`` or seconds, moments a ``datetime`` or seconds since
+1970; what dibs gives are ``timedelta`` and ``datetime`` in UTC.
+"""
+
+from . import _dibs
+from ._codec import Codec
+from ._database import Attached, Clock, Database, attach, connect, open
+from ._errors import (
+    BusyError,
+    ClosedError,
+    CorruptError,
+    EmptyError,
+    Error,
+    ExistsError,
+    ForkedError,
+    FullError,
+    InterruptedError,
+    InvalidError,
+    IoError,
+    JobFailedError,
+    LateError,
+    LibraryError,
+    LostError,
+    MisuseError,
+    NomemError,
+    NotFoundError,
+    ReadonlyError,
+    SchemaError,
+    SnapshotError,
+    StateError,
+    TooBigError,
+)
+from ._job import AttemptError, Job
+from ._library import install, uninstall
+from ._log import tell as _tell
+from ._operations import (
+    ALL,
+    DeadLetters,
+    Finding,
+    JobId,
+    Outcome,
+    QueueStats,
+    Reason,
+    Redriven,
+)
+from ._options import ABSENT, JobOptions
+from ._queue import Queue
+from ._time import FOREVER, Duration, Moment
+
+__version__ = _dibs.VERSION
+
+_dibs.set_event_receiver(_tell)
+
+__all__ = [
+    "ABSENT",
+    "ALL",
+    "FOREVER",
+    "Attached",
+    "AttemptError",
+    "BusyError",
+    "Clock",
+    "ClosedError",
+    "Codec",
+    "CorruptError",
+    "Database",
+    "DeadLetters",
+    "Duration",
+    "EmptyError",
+    "Error",
+    "ExistsError",
+    "Finding",
+    "ForkedError",
+    "FullError",
+    "InterruptedError",
+    "InvalidError",
+    "IoError",
+    "Job",
+    "JobFailedError",
+    "JobId",
+    "JobOptions",
+    "LateError",
+    "LibraryError",
+    "LostError",
+    "MisuseError",
+    "Moment",
+    "NomemError",
+    "NotFoundError",
+    "Outcome",
+    "Queue",
+    "QueueStats",
+    "ReadonlyError",
+    "Reason",
+    "Redriven",
+    "SchemaError",
+    "SnapshotError",
+    "StateError",
+    "TooBigError",
+    "attach",
+    "connect",
+    "install",
+    "open",
+    "uninstall",
+]
