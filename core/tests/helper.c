@@ -12,6 +12,8 @@
 **     put QUEUE COUNT             each job in a transaction of its own
 **     work QUEUE COUNT ATTACHED   claim and ack until so many are done:
 **                                 "COUNT LOST"
+**     mortal                      before open: the next commit is the end, and
+**                                 nobody is signalled; no answer to what did it
 **     close
 **     exit                        an orderly end; no answer
 **     fork                        a child that lives on: its pid
@@ -34,6 +36,8 @@
 
 static dibs_db *db;
 static char receipt[64];
+static int mortal;
+static sqlite3 *connection; /* of db, when mortal */
 
 static void answer(const char *format, ...)
     __attribute__((format(printf, 1, 2)));
@@ -56,13 +60,44 @@ static void answer_status(int status) {
 
 /* ---- Commands ------------------------------------------------------------ */
 
+static int connection_keep(sqlite3 *opened, char **message,
+                           const struct sqlite3_api_routines *api) {
+  (void)message;
+  (void)api;
+  connection = opened;
+  return SQLITE_OK;
+}
+
+static void do_mortal(const char *line) {
+  (void)line;
+  union {
+    int (*typed)(sqlite3 *, char **, const struct sqlite3_api_routines *);
+    void (*plain)(void);
+  } entry = {connection_keep};
+  sqlite3_auto_extension(entry.plain);
+  mortal = 1;
+  answer("DIBS_OK");
+}
+
+/* SQLite calls its WAL hook when the commit is done, and before the call that
+** commits returns. */
+static int die(void *context, sqlite3 *sqlite, const char *name, int pages) {
+  (void)context;
+  (void)sqlite;
+  (void)name;
+  (void)pages;
+  return kill(getpid(), SIGKILL);
+}
+
 static void do_open(const char *line) {
   char path[256];
   int way = 0;
   sscanf(line, "%d %255s", &way, path);
   go_way((enum way)way);
   dibs_open_options options = waiting_options();
-  answer_status(dibs_open(path, &options, &db));
+  int status = dibs_open(path, &options, &db);
+  if (mortal) sqlite3_wal_hook(connection, die, NULL);
+  answer_status(status);
 }
 
 /* Claim one job; its receipt into `receipt`. */
@@ -240,6 +275,7 @@ static const struct command {
     {"close", do_close},   {"exit", do_exit},       {"fork", do_fork},
     {"clone", do_clone},   {"program", do_program}, {"become", do_become},
     {"thread", do_thread}, {"split", do_split},     {"drop", do_drop},
+    {"mortal", do_mortal},
 };
 
 static void command_run(const char *line) {

@@ -8,6 +8,7 @@
 */
 #include "waiting.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 /* ---- What makes a job claimable ------------------------------------------- */
@@ -207,6 +208,36 @@ static void a_job_of_one_of_several_queues(void **state) {
   w.patterns[2] = "c";
   waiter_start(&w);
   expect_woken(&w, put(f, "c", "1"));
+}
+
+static void dead_behind_its_commit(fixture *f) {
+  waiter w = waiter_for(f, "q");
+  helper h = helper_start();
+  helper_do(&h, "DIBS_OK", "mortal");
+  helper_do(&h, "DIBS_OK", "open %d %s", is_portable(), f->path);
+  waiter_start(&w);
+  int64_t before = steady_now();
+  helper_tell(&h, "put q 2"); /* the second is never begun */
+  waiter_join(&w);
+  print_message("a commit without a signal was seen after %d ms\n",
+                (int)(steady_now() - before));
+  expect_int(w.status, DIBS_OK);
+  expect_int(w.id, 1);
+  helper_signal(&h, SIGKILL);
+  expect_int(counts(f, "q").ready, 0);
+}
+
+/* The write to the WAL is seen. */
+static void a_commit_whose_signal_never_comes(void **state) {
+  dead_behind_its_commit(*state);
+}
+
+/* Found after the fallback interval. */
+static void so_it_is_where_nobody_watches(void **state) {
+  fixture *f = *state;
+  int monitors = is_portable() ? -1 : monitors_prevent(f->path);
+  dead_behind_its_commit(f);
+  if (monitors >= 0) close(monitors);
 }
 
 /* SQL by a connection that has no dibs. */
@@ -951,6 +982,8 @@ int main(int count, char **arguments) {
       WAITING_TEST(a_job_beneath_a_prefix),
       WAITING_TEST(a_job_of_any_queue),
       WAITING_TEST(a_job_of_one_of_several_queues),
+      WAITING_TEST(a_commit_whose_signal_never_comes),
+      WAITING_TEST(so_it_is_where_nobody_watches),
       WAITING_TEST(an_insert_without_dibs),
       WAITING_TEST(delayed_jobs),
       WAITING_TEST(a_delayed_job_that_comes_while_it_sleeps),
