@@ -33,7 +33,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1273,21 +1272,10 @@ static int options_take(dibs_engine *engine,
   return handle_leave(db);
 }
 
-/* Its threads get no signals: they are the application's. */
-static bool engine_thread(pthread_t *thread, void *(*function)(void *),
-                          dibs_engine *engine) {
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  int error = pthread_create(thread, NULL, function, engine);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
-  return !error;
-}
-
 static int threads_start(dibs_engine *engine) {
-  engine->keeper_runs = engine_thread(&engine->keeper, keeper_main, engine);
+  engine->keeper_runs = thread_start(&engine->keeper, keeper_main, engine);
   engine->waiter_runs = engine->keeper_runs && engine->ready_callback &&
-                        engine_thread(&engine->waiter, waiter_main, engine);
+                        thread_start(&engine->waiter, waiter_main, engine);
   if (engine->keeper_runs && (engine->waiter_runs || !engine->ready_callback))
     return DIBS_OK;
   return engine_fail(engine, DIBS_NOMEM, "a thread cannot be started");

@@ -142,6 +142,11 @@ int64_t time_between(int64_t from, int64_t to);
 #define DURATION_SIZE 32
 char *duration_format(int64_t milliseconds, char text[DURATION_SIZE]);
 
+/* ------------------------------------------------------------------ thread */
+
+/* False when it cannot be had. */
+bool thread_start(pthread_t *thread, void *(*function)(void *), void *context);
+
 /* -------------------------------------------------------------------- json */
 
 /* A member of an object, or an element: slices of the JSON text. */
@@ -487,8 +492,8 @@ struct dibs_db {
   int schema; /* version; 0: not open */
   bool created;
   bool in_memory;
-  bool has_wal;          /* of a connection of our own */
-  struct gather *gather; /* NULL: not needed yet */
+  bool has_wal;            /* of a connection of our own */
+  struct gather *gather;   /* NULL: not needed yet */
   bool two_libraries;      /* the caller takes what comes of it */
   struct sidecar *sidecar; /* NULL: there is none; waiting polls */
   struct wakes wakes;      /* of the transaction under way */

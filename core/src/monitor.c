@@ -24,7 +24,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -234,16 +233,6 @@ static void monitor_free(struct monitor *monitor) {
   free(monitor);
 }
 
-/* Its thread gets no signals: they are the application's. */
-static bool thread_start(struct monitor *monitor) {
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  int error = pthread_create(&monitor->thread, NULL, monitor_main, monitor);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
-  return !error;
-}
-
 static struct monitor *monitor_new(struct sidecar *sidecar, int role) {
   struct monitor *monitor = calloc(1, sizeof *monitor);
   if (!monitor) {
@@ -255,7 +244,9 @@ static struct monitor *monitor_new(struct sidecar *sidecar, int role) {
   monitor->board_watch = -1;
   monitor->control = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   monitor->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-  if (monitor->control >= 0 && thread_start(monitor)) return monitor;
+  if (monitor->control >= 0 &&
+      thread_start(&monitor->thread, monitor_main, monitor))
+    return monitor;
   monitor_free(monitor);
   return NULL;
 }

@@ -16,7 +16,6 @@
 */
 #include "internal.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -230,15 +229,11 @@ static void *writer_main(void *context) {
   return NULL;
 }
 
-/* With the mutex. Its thread gets no signals: they are the application's. */
+/* With the mutex. */
 static bool writer_start(dibs_db *db) {
-  sigset_t all, old;
   struct share *share = &db->share;
-  if (share->writes) return true;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  share->writes = !pthread_create(&share->writer, NULL, writer_main, db);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  if (!share->writes)
+    share->writes = thread_start(&share->writer, writer_main, db);
   return share->writes;
 }
 

@@ -11,7 +11,6 @@
 */
 #include "internal.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -119,16 +118,6 @@ int dibs_watch_arm(dibs_watch *watch) {
   return status;
 }
 
-/* It gets no signals: they are the application's. */
-static bool watch_thread(dibs_watch *watch) {
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  watch->threaded = !pthread_create(&watch->thread, NULL, watch_main, watch);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
-  return watch->threaded;
-}
-
 /* ------------------------------------------------------------------ opening */
 
 static void watch_queues(dibs_watch *watch, const char *const *queues,
@@ -160,7 +149,7 @@ static void watch_start(dibs_watch *watch, const dibs_watch_options *options) {
   bool good = !options->descriptor || watch->descriptor >= 0;
   watch->armed = true;
   if (good && (options->callback || options->descriptor))
-    good = watch_thread(watch);
+    good = watch->threaded = thread_start(&watch->thread, watch_main, watch);
   if (!good)
     handle_fail(db, DIBS_NOMEM,
                 "a thread or a descriptor cannot be had: raise the limits of "
