@@ -30,6 +30,7 @@ struct enqueue_request {
   dibs_enqueued *results;
   dibs_enqueue_done *callback; /* NULL: a thread waits on the condition */
   void *context;
+  pthread_mutex_t mutex; /* for what follows */
   pthread_cond_t changed;
   bool leads; /* its thread is to lead */
   bool done;
@@ -124,37 +125,47 @@ static struct enqueue_request *line_take(struct share *share) {
   return first;
 }
 
+/* Tell a thread that waits. It has a mutex of its own, so that many who are told
+** together do not queue up for one. Once its request is done, the thread may take
+** it away. */
+static void request_tell(struct enqueue_request *request, bool leads) {
+  pthread_mutex_lock(&request->mutex);
+  if (leads)
+    request->leads = true;
+  else
+    request->done = true;
+  pthread_cond_signal(&request->changed);
+  pthread_mutex_unlock(&request->mutex);
+}
+
 /* Give the lead away: to a thread that waits, or else to the writer. */
 static void lead_pass(struct share *share) {
   struct enqueue_request *at = share->first;
   while (at && at->callback) at = at->next;
   share->leading = at != NULL;
   if (at) {
-    at->leads = true;
-    pthread_cond_signal(&at->changed);
+    request_tell(at, true);
   } else if (share->first) {
     pthread_cond_signal(&share->work);
   }
 }
 
-/* Once a request is done and the mutex is let go of, its thread may take it
-** away. Callbacks come last, without the mutex. */
+/* The next one leads meanwhile. Callbacks come last, for they may take long. */
 static void line_answer(struct share *share, struct enqueue_request *first) {
   struct enqueue_request *callbacks = NULL, **end = &callbacks, *next;
   pthread_mutex_lock(&share->mutex);
+  lead_pass(share);
+  pthread_mutex_unlock(&share->mutex);
   for (struct enqueue_request *at = first; at; at = next) {
     next = at->next;
     if (at->callback) {
       *end = at;
       end = &at->next;
     } else {
-      at->done = true;
-      pthread_cond_signal(&at->changed);
+      request_tell(at, false);
     }
   }
   *end = NULL;
-  lead_pass(share);
-  pthread_mutex_unlock(&share->mutex);
   for (struct enqueue_request *at = callbacks; at; at = next) {
     next = at->next;
     at->callback(at->context, at->status, at->message, at->error_id);
@@ -188,26 +199,46 @@ static int request_return(dibs_db *db, const struct enqueue_request *request) {
   return request->status;
 }
 
+static bool request_open(struct enqueue_request *request) {
+  if (pthread_mutex_init(&request->mutex, NULL)) return false;
+  if (!pthread_cond_init(&request->changed, NULL)) return true;
+  pthread_mutex_destroy(&request->mutex);
+  return false;
+}
+
+static void request_close(struct enqueue_request *request) {
+  pthread_cond_destroy(&request->changed);
+  pthread_mutex_destroy(&request->mutex);
+}
+
+/* Until it is done or its thread is to lead: true. */
+static bool request_wait(struct enqueue_request *request) {
+  pthread_mutex_lock(&request->mutex);
+  while (!request->done && !request->leads)
+    pthread_cond_wait(&request->changed, &request->mutex);
+  bool leads = !request->done;
+  request->leads = false;
+  pthread_mutex_unlock(&request->mutex);
+  return leads;
+}
+
 int share_enqueue(dibs_db *db, const dibs_new_job *jobs, size_t count,
                   dibs_enqueued *results) {
   struct enqueue_request request = {
       .jobs = jobs, .count = count, .results = results};
   struct share *share = &db->share;
-  if (pthread_cond_init(&request.changed, NULL)) return DIBS_NOMEM;
+  if (!request_open(&request)) return DIBS_NOMEM;
   pthread_mutex_lock(&share->mutex);
   line_add(share, &request);
-  while (!request.done) {
-    if (share->leading && !request.leads) {
-      pthread_cond_wait(&request.changed, &share->mutex);
-    } else {
-      /* Perhaps of others only, who stand before it. */
-      request.leads = false;
-      line_lead(db);
-      pthread_mutex_lock(&share->mutex);
-    }
+  bool leads = !share->leading;
+  if (!leads) pthread_mutex_unlock(&share->mutex);
+  if (leads) line_lead(db);
+  /* It may have led others only, who stood before it. */
+  while (request_wait(&request)) {
+    pthread_mutex_lock(&share->mutex);
+    line_lead(db);
   }
-  pthread_mutex_unlock(&share->mutex);
-  pthread_cond_destroy(&request.changed);
+  request_close(&request);
   return request_return(db, &request);
 }
 
