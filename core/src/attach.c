@@ -316,6 +316,15 @@ static void attached_finalize(dibs_db *db) {
   db->attached->signal = NULL;
 }
 
+static int keeper_connected(sqlite3 *sqlite, void *context, int count,
+                            const char *const *arguments, sqlite3_vtab **out,
+                            char **message) {
+  dibs_db *db = context;
+  int code = table_connect(sqlite, context, count, arguments, out, message);
+  db->attached->kept = !code;
+  return code;
+}
+
 static int keeper_disconnect(sqlite3_vtab *base) {
   dibs_db *db = ((struct attached_table *)(void *)base)->db;
   attached_finalize(db);
@@ -325,7 +334,7 @@ static int keeper_disconnect(sqlite3_vtab *base) {
 
 static const sqlite3_module keeper_module = {
     .iVersion = 1,
-    .xConnect = table_connect,
+    .xConnect = keeper_connected,
     .xBestIndex = table_best_index,
     .xDisconnect = keeper_disconnect,
     .xOpen = table_open,
@@ -356,9 +365,11 @@ static void keeper_connect(dibs_db *db) {
     closed_fail(db); /* and lives until its last statement ends */
   else if (code)
     table_fail(db, code);
-  else
-    db->attached->kept = true;
-  sql_prepare(db);
+  else if (!db->attached->kept)
+    handle_fail(db, DIBS_MISUSE,
+                "the connection's authorizer ignores statements of dibs, which "
+                "needs them");
+  if (db->attached->kept) sql_prepare(db);
 }
 
 /* ------------------------------------------------------------------ the frame */
