@@ -142,6 +142,10 @@ void sql_fail(dibs_db *db, int code) {
     snapshot_fail(db);
   else if (code == SQLITE_IOERR_NOMEM)
     handle_nomem(db);
+  else if (code == SQLITE_CONSTRAINT_COMMITHOOK)
+    handle_fail(db, DIBS_MISUSE,
+                "the application's commit hook refused this: let it pass what "
+                "dibs commits");
   else if (fixed_fail(db, primary))
     return;
   else if (primary == SQLITE_IOERR || primary == SQLITE_CANTOPEN)

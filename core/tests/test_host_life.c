@@ -219,6 +219,32 @@ static void hooks_and_settings_stay(void **state) {
   host_close(&h);
 }
 
+static int veto(void *context) {
+  (void)context;
+  return 1;
+}
+
+static void a_commit_hook_that_refuses_is_named(void **state) {
+  fixture *f = *state;
+  host h = host_open(f);
+  uint64_t before = sidecar_counter(f, SIGNALS);
+  sqlite3_commit_hook(h.sqlite, veto, NULL);
+  expect_status(h.db, enqueue_one(h.db), DIBS_MISUSE);
+  expect_says(dibs_error(h.db), "commit hook");
+  expect_int(sqlite3_get_autocommit(h.sqlite), 1);
+  host_run(&h, "BEGIN");
+  expect_ok(h.db, enqueue_one(h.db));
+  expect_int(sqlite3_exec(h.sqlite, "COMMIT", NULL, NULL, NULL),
+             SQLITE_CONSTRAINT);
+  if (!sqlite3_get_autocommit(h.sqlite)) host_run(&h, "ROLLBACK");
+  expect_int(counts(f, "q").ready, 0);
+  expect_int(sidecar_counter(f, SIGNALS), before);
+  sqlite3_commit_hook(h.sqlite, NULL, NULL);
+  expect_ok(h.db, enqueue_one(h.db));
+  expect_int(counts(f, "q").ready, 1);
+  host_close(&h);
+}
+
 static void the_last_rowid_stays(void **state) {
   fixture *f = *state;
   host h = host_open(f);
@@ -425,6 +451,35 @@ static void a_database_in_memory(void **state) {
   host_work(&h);
   expect_int(host_int(&h, "SELECT count(*) FROM dibs_job"), 0);
   expect_true(database_is_sound(h.sqlite));
+  host_close(&h);
+}
+
+static void a_database_in_utf16(void **state) {
+  static const char *const pattern = "k\xC3\xA4se/*";
+  static const char queue[] = "k\xC3\xA4se/\xF0\x9F\xA7\x80";
+  static const char json[] = "{\"\xC3\xBC\":\"\xF0\x9F\xA7\x80\"}";
+  fixture *f = *state;
+  dibs_open_options options = fixture_options(f);
+  dibs_job_options job = no_options();
+  dibs_job_list *jobs = NULL;
+  int64_t id = 0, same = 0;
+  host h = {.sqlite = plain_open(f->path)};
+  host_run(&h, "PRAGMA encoding='UTF-16le'; CREATE TABLE t(x)");
+  expect_ok(h.db, dibs_attach(h.sqlite, NULL, &options, &h.db));
+  job.unique = queue;
+  expect_ok(h.db, dibs_enqueue(h.db, queue, dibs_json(json), &job, &id));
+  expect_ok(h.db, dibs_enqueue(h.db, queue, dibs_none(), &job, &same));
+  expect_int(same, id);
+  expect_ok(h.db, dibs_claim(h.db, &pattern, 1, NULL, &jobs));
+  expect_text(jobs->jobs[0].queue, queue);
+  expect_int(jobs->jobs[0].payload.size, sizeof json - 1);
+  expect_true(!memcmp(jobs->jobs[0].payload.data, json, sizeof json - 1));
+  expect_ok(h.db, dibs_fail(h.db, jobs->jobs[0].receipt, queue));
+  dibs_job_list_free(jobs);
+  expect_ok(h.db, dibs_get(h.db, id, &jobs));
+  expect_text(jobs->jobs[0].last_error, queue);
+  dibs_job_list_free(jobs);
+  host_work(&h);
   host_close(&h);
 }
 
@@ -849,6 +904,7 @@ int main(void) {
       TEST(a_claim_that_is_rolled_back_leaves_the_job),
       TEST(waiting_is_refused),
       TEST(hooks_and_settings_stay),
+      TEST(a_commit_hook_that_refuses_is_named),
       TEST(the_last_rowid_stays),
       TEST(an_authorizer_that_refuses_is_named),
       TEST(the_handle_may_be_closed_first),
@@ -860,6 +916,7 @@ int main(void) {
       TEST(the_hosts_schema_may_change),
       TEST(a_connection_that_only_reads),
       TEST_CLOSED(a_database_in_memory),
+      TEST_CLOSED(a_database_in_utf16),
       TEST(a_rollback_journal),
       TEST(a_connection_with_other_files),
       TEST(vacuum_and_copies),
