@@ -87,8 +87,11 @@ static void cancel_action(dibs_db *db, const struct job *job,
   if (placement->state == DIBS_RUNNING && placement->holder > 0)
     wake_note_mail(&db->wakes, placement->holder);
   placement_leave(db, job, placement);
-  if (placement->state == DIBS_RUNNING) limit_left(db, job);
   outcome->state = job_finish(db, job, placement, DIBS_CANCELLED, NULL);
+  if (placement->state == DIBS_RUNNING)
+    limit_left(db, job);
+  else
+    limit_passed(db, job);
 }
 
 int dibs_cancel(dibs_db *db, const int64_t *ids, size_t count,
@@ -128,6 +131,7 @@ static void change_run(dibs_db *db, const struct job *job,
   if (options->at != DIBS_UNSET) history->due_at = options->at;
   job_move(db, job, placement,
            options->priority == DIBS_UNSET ? job->priority : options->priority);
+  limit_passed(db, job);
 }
 
 int dibs_change(dibs_db *db, int64_t id, const dibs_change_options *options) {
@@ -278,6 +282,7 @@ static void remove_action(dibs_db *db, struct sweep *sweep,
                           const struct job *job, struct placement *placement) {
   placement_leave(db, job, placement);
   job_remove(db, job, placement);
+  limit_passed(db, job);
   sweep->count++;
 }
 

@@ -77,7 +77,7 @@ struct ready {
 };
 
 #define READY_AT_ONCE 64
-#define SEEN_MOST     10000 /* held back in one claim */
+#define SEEN_MOST     2000 /* held back in one transaction */
 
 /* Some rows of a queue, and where their jobs begin in the list. */
 struct batch {
@@ -245,7 +245,9 @@ static void expired_drop(dibs_db *db, const struct ready *ready) {
                                 .history = ready->history,
                                 .claimed_at = DIBS_UNSET,
                                 .progress = (double)NAN};
-  if (job_read(db, ready->id, &job)) job_expire(db, &job, &placement);
+  if (!job_read(db, ready->id, &job)) return;
+  job_expire(db, &job, &placement);
+  limit_passed(db, &job);
 }
 
 /* Lease the jobs of the batch; those that expired, or that a limit (NULL: there
@@ -309,6 +311,7 @@ static int64_t queue_take(dibs_db *db, struct claim *claim,
     seen += batch.count;
   } while (batch.count && !claim->full && !db->status && seen < SEEN_MOST + n &&
            (int64_t)claim->list->list.count < n);
+  if (seen >= SEEN_MOST + n) claim->more = true;
   return seen;
 }
 
@@ -421,11 +424,16 @@ bool claim_look(dibs_db *db, struct patterns patterns, int64_t *due) {
 
 /* ---------------------------------------------------------------- claiming */
 
+/* What limits hold back is put aside, so much in a transaction; there may be
+** something else behind it. */
 static void claim_write(dibs_db *db, struct claim *claim) {
-  sql_begin_write(db);
-  tidy(db, claim->patterns);
-  claim_take(db, claim);
-  sql_end(db);
+  do {
+    claim->more = false;
+    sql_begin_write(db);
+    tidy(db, claim->patterns);
+    claim_take(db, claim);
+    sql_end(db);
+  } while (claim->more && !claim->list->list.count && !db->status);
   db->eager = claim->list->list.count && !db->status;
 }
 

@@ -261,6 +261,7 @@ static void conflict_postpone(dibs_db *db, const struct job *job,
   int64_t due_at = options_due(db, options);
   placement->history.due_at = due_at == DIBS_UNSET ? db->now : due_at;
   job_move(db, job, placement, job->priority);
+  limit_passed(db, job);
 }
 
 /* A unique job is there. Running and finished ones are never changed. */

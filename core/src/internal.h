@@ -1027,6 +1027,10 @@ void limit_block(dibs_db *db, const struct queue *queue, int64_t id,
 /* A running job has left its lease: what waited for that goes on. */
 void limit_left(dibs_db *db, const struct job *job);
 
+/* A job that waits, out of its placement, ends or is put off: what waited behind it
+** may go on. */
+void limit_passed(dibs_db *db, const struct job *job);
+
 /* What time allows to start. */
 void limits_tidy(dibs_db *db);
 
@@ -1178,6 +1182,7 @@ struct claim {
   int64_t holder; /* the leases end with it; DIBS_UNSET: by time only */
   bool in_order;
   bool full;   /* no more payload fits */
+  bool more;   /* much was held back, and there is more behind it */
   int64_t due; /* when to look again after one that found nothing */
   struct job_list *list;
   const char *worker_copy; /* in the list, as are all jobs' strings */

@@ -16,7 +16,11 @@
 **   meets it, once, and comes back, the next in order, when one of its key ends
 **   or the key's next token is there.
 ** `until` in a bucket is when its next token is there, for those who sleep: the
-** time is tidied as others are (tidy.c).
+** time is tidied as others are (tidy.c). A key's bucket goes when it says nothing
+** any more: when nothing of the key runs, and all tokens are there.
+**
+** When there is something blocked by a key, then something of the key runs, or
+** may be claimed, or the bucket has `until`: so it goes on some time.
 */
 #include "internal.h"
 
@@ -107,6 +111,11 @@ static void bucket_read(dibs_db *db, int64_t queue_id, const char *key,
   }
 }
 
+static bool bucket_is_full(const struct bucket *bucket,
+                           const struct rate *rate) {
+  return rate->count == DIBS_UNSET || bucket->tokens >= (double)rate->burst;
+}
+
 /* When the bucket's next token is there; DIBS_UNSET: one is. */
 static int64_t token_due(const dibs_db *db, const struct bucket *bucket,
                          const struct rate *rate) {
@@ -134,6 +143,17 @@ static int64_t bucket_allows(const struct bucket *bucket, int64_t limit,
   if (rate->count != DIBS_UNSET && bucket->tokens < (double)allowed)
     allowed = (int64_t)bucket->tokens;
   return allowed > 0 ? allowed : 0;
+}
+
+/* When to look at a key's bucket: when those that wait for a token may go on, or
+** when it is full, and so as if it were not there. */
+static int64_t key_until(const dibs_db *db, const struct bucket *bucket,
+                         const struct rate *rate) {
+  int64_t due = token_due(db, bucket, rate);
+  if (due != DIBS_UNSET || bucket_is_full(bucket, rate)) return due;
+  double wait = ((double)rate->burst - bucket->tokens) * (double)rate->period /
+                (double)rate->count;
+  return time_add(db->now, (int64_t)ceil(wait));
 }
 
 static void bucket_start(struct bucket *bucket, const struct rate *rate,
@@ -166,6 +186,12 @@ void limit_started(dibs_db *db, const struct queue *queue,
   bucket_write(db, queue->id, "", &bucket, DIBS_UNSET);
 }
 
+static bool limits_are_none(const struct limits *limits) {
+  return limits->limit == DIBS_UNSET && limits->limit_per_key == DIBS_UNSET &&
+         limits->rate.count == DIBS_UNSET &&
+         limits->rate_per_key.count == DIBS_UNSET;
+}
+
 static bool keys_are_limited(const struct limits *limits) {
   return limits->limit_per_key != DIBS_UNSET ||
          limits->rate_per_key.count != DIBS_UNSET;
@@ -179,8 +205,7 @@ bool limit_admits(dibs_db *db, const struct queue *queue,
   bucket_read(db, queue->id, key, rate, &bucket);
   bool admitted = bucket_allows(&bucket, limits->limit_per_key, rate) > 0;
   if (admitted) bucket_start(&bucket, rate, 1);
-  /* Those that wait behind it are told when the next token is there. */
-  bucket_write(db, queue->id, key, &bucket, token_due(db, &bucket, rate));
+  bucket_write(db, queue->id, key, &bucket, key_until(db, &bucket, rate));
   return admitted;
 }
 
@@ -233,7 +258,10 @@ void limit_left(dibs_db *db, const struct job *job) {
           SQL_ARGS(sql_int(job->queue_id), sql_text(job->limit_key)));
   if (!sql_changes(db)) return;
   queue_unhold(db, job->queue_id);
-  if (*job->limit_key) key_free(db, job->queue_id, job->limit_key, 1);
+  if (!*job->limit_key) return;
+  key_free(db, job->queue_id, job->limit_key, 1);
+  sql_run(db, SQL_LIMIT_IDLE,
+          SQL_ARGS(sql_int(job->queue_id), sql_text(job->limit_key)));
 }
 
 /* -------------------------------------------------------------------- time */
@@ -247,13 +275,26 @@ static void bucket_tidy(dibs_db *db, int64_t queue_id, const char *key) {
   int64_t limit = *key ? limits.limit_per_key : limits.limit;
   bucket_read(db, queue_id, key, rate, &bucket);
   int64_t allowed = bucket_allows(&bucket, limit, rate);
-  int64_t until = token_due(db, &bucket, rate);
+  int64_t until =
+      *key ? key_until(db, &bucket, rate) : token_due(db, &bucket, rate);
   int64_t freed = *key && allowed ? key_free(db, queue_id, key, allowed) : 0;
+  bool used = *key || limits_are_none(&limits);
   /* There are more than fit into this step. */
   if (freed == FREED_AT_ONCE && allowed > freed) until = db->now;
-  bucket_write(db, queue_id, key, &bucket, until);
+  if (used && !bucket.running && until == DIBS_UNSET)
+    sql_run(db, SQL_LIMIT_REMOVE, SQL_ARGS(sql_int(queue_id), sql_text(key)));
+  else
+    bucket_write(db, queue_id, key, &bucket, until);
   if (!*key && allowed) queue_unhold(db, queue_id);
-  sql_run(db, SQL_LIMIT_CLEAN, SQL_ARGS(sql_int(queue_id), sql_text(key)));
+}
+
+/* One that might have started leaves, or is put off: one that waits behind it may
+** go in its place. */
+void limit_passed(dibs_db *db, const struct job *job) {
+  const struct sql_value *first =
+      SQL_ARGS(sql_int(job->queue_id), sql_text(job->limit_key), sql_int(1));
+  if (*job->limit_key && sql_get(db, SQL_BLOCKED_OF_KEY, first, 0))
+    bucket_tidy(db, job->queue_id, job->limit_key);
 }
 
 void limits_tidy(dibs_db *db) {
@@ -276,15 +317,18 @@ void limits_tidy(dibs_db *db) {
 
 /* ------------------------------------------------------------------ setting */
 
+/* What runs is counted anew. Tokens stay, lest setting a queue again, as programs
+** do when they start, let more start than its rate says. */
 void limits_apply(dibs_db *db, int64_t queue_id) {
   const struct sql_value *queue = SQL_ARGS(sql_int(queue_id), sql_int(db->now));
   sql_run(db, SQL_QUEUE_LIMITED, SQL_ARGS(sql_int(queue_id)));
   sql_run(db, SQL_LEASED_UNPLAIN, SQL_ARGS(sql_int(queue_id)));
-  sql_run(db, SQL_LIMIT_FORGET, SQL_ARGS(sql_int(queue_id)));
+  sql_run(db, SQL_LIMIT_LOOK, queue);
   sql_run(db, SQL_LIMIT_COUNT, queue);
   sql_run(db, SQL_LIMIT_COUNT_KEYS, queue);
   sql_run(db, SQL_LIMIT_WAKE_KEYS, queue);
   event_note(db, db->now);
   db->cache.queue.id = 0;
   queue_claimable(db, queue_id, 1);
+  queue_due(db, queue_id, db->now); /* for all who wait: it may be many */
 }

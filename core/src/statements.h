@@ -320,19 +320,24 @@
     " FROM dibs_limit"                                                         \
     " WHERE until <= ?1"                                                       \
     " ORDER BY until LIMIT ?2")                                                \
-  X(LIMIT_CLEAN,                                                               \
+  X(LIMIT_REMOVE, "DELETE FROM dibs_limit WHERE queue_id = ?1 AND key = ?2")   \
+  X(LIMIT_IDLE,                                                                \
     "DELETE"                                                                   \
     " FROM dibs_limit"                                                         \
-    " WHERE queue_id = ?1 AND key = ?2 AND running = 0 AND tokens IS NULL"     \
-    " AND until IS NULL")                                                      \
-  X(LIMIT_FORGET, "DELETE FROM dibs_limit WHERE queue_id = ?1")                \
+    " WHERE queue_id = ?1 AND key = ?2 AND running = 0 AND until IS NULL")     \
+  X(LIMIT_LOOK,                                                                \
+    "UPDATE dibs_limit"                                                        \
+    " SET running = 0, until = ?2"                                             \
+    " WHERE queue_id = ?1")                                                    \
   X(LIMIT_COUNT,                                                               \
     "INSERT INTO dibs_limit(queue_id, key, running, at)"                       \
     " SELECT ?1, '', (SELECT count(*)"                                         \
     " FROM dibs_leased"                                                        \
     " WHERE queue_id = ?1), ?2"                                                \
     " FROM dibs_queue"                                                         \
-    " WHERE id = ?1 AND limited")                                              \
+    " WHERE id = ?1 AND limited"                                               \
+    " ON CONFLICT DO UPDATE"                                                   \
+    " SET running = excluded.running")                                         \
   X(LIMIT_COUNT_KEYS,                                                          \
     "INSERT INTO dibs_limit(queue_id, key, running, at)"                       \
     " SELECT ?1, j.limit_key, count(*), ?2"                                    \
@@ -341,7 +346,9 @@
     " WHERE l.queue_id = ?1 AND j.limit_key IS NOT NULL AND EXISTS (SELECT 1"  \
     " FROM dibs_queue"                                                         \
     " WHERE id = ?1 AND limited)"                                              \
-    " GROUP BY j.limit_key")                                                   \
+    " GROUP BY j.limit_key"                                                    \
+    " ON CONFLICT DO UPDATE"                                                   \
+    " SET running = excluded.running")                                         \
   X(LIMIT_WAKE_KEYS,                                                           \
     "INSERT INTO dibs_limit(queue_id, key, running, at, until)"                \
     " SELECT DISTINCT ?1, limit_key, 0, ?2, ?2"                                \

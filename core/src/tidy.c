@@ -91,6 +91,7 @@ static void expire(dibs_db *db, int64_t id) {
   if (placement.state < DIBS_RUNNING) {
     placement_leave(db, &job, &placement);
     job_expire(db, &job, &placement);
+    limit_passed(db, &job);
   }
   placement_free(&placement);
 }

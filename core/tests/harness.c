@@ -465,9 +465,24 @@ static const struct rule {
      "SELECT count(*) FROM dibs_lane WHERE NOT head"
      " AND id NOT IN (SELECT id FROM dibs_blocked)"
      " AND id NOT IN (SELECT id FROM dibs_staged)"},
-    {"the head of a lane is not blocked",
+    {"the head of a lane is not blocked, but by its limit key",
      "SELECT count(*) FROM dibs_lane WHERE head"
-     " AND id IN (SELECT id FROM dibs_blocked)"},
+     " AND id IN (SELECT id FROM dibs_blocked WHERE limit_key IS NULL)"},
+    {"only what may be claimed is blocked by its limit key",
+     "SELECT count(*) FROM dibs_lane WHERE NOT head"
+     " AND id IN (SELECT id FROM dibs_blocked WHERE limit_key IS NOT NULL)"},
+    {"what waits for its limit key goes on some time",
+     "SELECT count(*) FROM dibs_blocked b WHERE b.limit_key IS NOT NULL"
+     " AND NOT EXISTS (SELECT 1 FROM dibs_limit m WHERE"
+     "  m.queue_id = b.queue_id AND m.key = b.limit_key AND"
+     "  (m.until IS NOT NULL OR m.running > 0))"
+     " AND NOT EXISTS (SELECT 1 FROM dibs_ready r JOIN dibs_job j USING (id)"
+     "  WHERE r.queue_id = b.queue_id AND j.limit_key = b.limit_key)"
+     " AND NOT EXISTS (SELECT 1 FROM dibs_setting s WHERE"
+     "  s.queue_id = b.queue_id AND s.name = 'limit_per_key' AND s.value = 0)"},
+    {"a key's bucket has something to say",
+     "SELECT count(*) FROM dibs_limit WHERE key <> '' AND running = 0"
+     " AND until IS NULL"},
     {"a blocked job has a key",
      "SELECT count(*) FROM dibs_blocked b JOIN dibs_job j USING (id)"
      " WHERE j.key IS NULL AND b.limit_key IS NULL"},

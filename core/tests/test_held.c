@@ -5,6 +5,8 @@
 */
 #include "waiting.h"
 
+#include <unistd.h>
+
 static void set(fixture *f, const char *name, const char *value) {
   expect_ok(f->db, dibs_queue_set(f->db, "q", &name, &value, 1));
 }
@@ -64,6 +66,103 @@ static void dead_heads_that_are_to_be_skipped(void **state) {
   expect_woken(&w, ids[1]);
 }
 
+/* ---- Limits ------------------------------------------------------------------ */
+
+static void the_end_of_one_of_its_key(void **state) {
+  fixture *f = *state;
+  waiter w = waiter_for(f, "q");
+  set(f, "limit_per_key", "1");
+  put_keyed(f, NULL, "a");
+  int64_t next = put_keyed(f, NULL, "a");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  waiter_start(&w);
+  expect_ok(f->db, dibs_ack(f->db, first.receipt, NULL));
+  expect_woken(&w, next);
+}
+
+static void the_end_of_one_of_its_queue(void **state) {
+  fixture *f = *state;
+  waiter w = waiter_for(f, "q");
+  set(f, "limit", "1");
+  put(f, "q", "1");
+  int64_t next = put(f, "q", "1");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  waiter_start(&w);
+  expect_ok(f->db, dibs_fail(f->db, first.receipt, NULL));
+  expect_woken(&w, next);
+}
+
+/* Over the limit of the queue, then of the key. */
+static void limits_that_are_taken_back(void **state) {
+  static const char *const limits[] = {"limit", "limit_per_key", "rate",
+                                       "rate_per_key"};
+  fixture *f = *state;
+  int monitors = is_portable() ? -1 : monitors_prevent(f->path);
+  for (size_t i = 0; i < COUNT(limits); i++) {
+    waiter w[2] = {waiter_for(f, "q"), waiter_for(f, "q")};
+    set(f, limits[i], i < 2 ? "1" : "1/1h");
+    for (int j = 0; j < 3; j++) put_keyed(f, NULL, "a");
+    held first = take_for(f, "q", DAY);
+    expect_nothing(f, "q");
+    waiter_start(&w[0]);
+    waiter_start(&w[1]);
+    set(f, limits[i], "none");
+    for (int j = 0; j < 2; j++) {
+      waiter_join(&w[j]);
+      expect_int(w[j].status, DIBS_OK);
+      expect_ok(f->db, dibs_ack(f->db, w[j].receipt, NULL));
+    }
+    expect_ok(f->db, dibs_ack(f->db, first.receipt, NULL));
+  }
+  if (monitors < 0) return;
+  expect_int(sidecar_counter(f, RESCUES), 0);
+  close(monitors);
+}
+
+/* A waiter sleeps until the next token is there, no shorter and no longer. */
+static void expect_sleep_to_the_token(fixture *f, const char *rate) {
+  waiter w = waiter_for(f, "q");
+  set(f, rate, "2/1s");
+  for (int i = 0; i < 4; i++) put_keyed(f, NULL, "a");
+  for (int i = 0; i < 2; i++) take_for(f, "q", DAY);
+  int64_t start = dibs_now(f->db), next = 0;
+  waiter_start(&w);
+  expect_ok(f->db, dibs_next_event(f->db, &next));
+  waiter_join(&w);
+  expect_int(w.status, DIBS_OK);
+  expect_true(next > start && next <= start + 500);
+  expect_true(w.claimed_at >= next);
+  if (!w.polls) expect_int(sidecar_counter(f, RESCUES), 0);
+}
+
+static void the_next_token_of_its_queue(void **state) {
+  expect_sleep_to_the_token(*state, "rate");
+}
+
+static void the_next_token_of_its_key(void **state) {
+  expect_sleep_to_the_token(*state, "rate_per_key");
+}
+
+/* One that was to go on does not: the next may. */
+static void the_cancel_of_one_that_was_let_go(void **state) {
+  fixture *f = *state;
+  const char *queue = "q";
+  waiter w = waiter_for(f, "q");
+  int64_t ids[3];
+  set(f, "limit_per_key", "1");
+  for (int i = 0; i < 3; i++) ids[i] = put_keyed(f, NULL, "a");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  expect_ok(f->db, dibs_pause(f->db, &queue, 1, NULL));
+  expect_ok(f->db, dibs_ack(f->db, first.receipt, NULL));
+  waiter_start(&w);
+  expect_ok(f->db, dibs_cancel(f->db, &ids[1], 1, NULL, NULL));
+  expect_ok(f->db, dibs_resume(f->db, &queue, 1, NULL));
+  expect_woken(&w, ids[2]);
+}
+
 /* ---- In memory ------------------------------------------------------------- */
 
 /* A queue that the handles of a process share (test_shared.c) has no file that
@@ -86,6 +185,12 @@ int main(int count, char **arguments) {
       WAITING_TEST(the_cancel_of_a_dead_head),
       WAITING_TEST(the_purge_of_a_dead_head),
       WAITING_TEST(dead_heads_that_are_to_be_skipped),
+      WAITING_TEST(the_end_of_one_of_its_key),
+      WAITING_TEST(the_end_of_one_of_its_queue),
+      WAITING_TEST(limits_that_are_taken_back),
+      WAITING_TEST(the_next_token_of_its_queue),
+      WAITING_TEST(the_next_token_of_its_key),
+      WAITING_TEST(the_cancel_of_one_that_was_let_go),
       WAITING_TEST(a_job_in_shared_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -261,6 +261,273 @@ static void limits_hold_together(void **state) {
   expect_int(counts(f, "q").running, 3);
 }
 
+/* ---- What goes on when ----------------------------------------------------- */
+
+/* a1 runs, a2 is back from being blocked, a3 is blocked. */
+static int64_t free_one(fixture *f, int64_t ids[3]) {
+  set(f, "q", "limit_per_key", "1");
+  for (int i = 0; i < 3; i++) ids[i] = put_key(f, "q", "a");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  ack(f, &first);
+  expect_state(f, ids[1], DIBS_READY);
+  expect_state(f, ids[2], DIBS_BLOCKED);
+  return ids[1];
+}
+
+static void one_that_is_cancelled_leaves_its_turn(void **state) {
+  fixture *f = *state;
+  int64_t ids[3], freed = free_one(f, ids);
+  expect_ok(f->db, dibs_cancel(f->db, &freed, 1, NULL, NULL));
+  expect_int(try_take(f, "q"), ids[2]);
+}
+
+static void one_that_is_put_off_leaves_its_turn(void **state) {
+  fixture *f = *state;
+  dibs_change_options change = DIBS_CHANGE_OPTIONS_INIT;
+  int64_t ids[3], freed = free_one(f, ids);
+  change.delay = DAY;
+  expect_ok(f->db, dibs_change(f->db, freed, &change));
+  expect_int(try_take(f, "q"), ids[2]);
+}
+
+static void one_that_is_postponed_leaves_its_turn(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  set(f, "q", "limit_per_key", "1");
+  put_key(f, "q", "a");
+  options.limit_key = "a";
+  options.unique = "u";
+  options.on_conflict = DIBS_CONFLICT_POSTPONE;
+  put_with(f, "q", "1", &options);
+  int64_t last = put_key(f, "q", "a");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  ack(f, &first);
+  options.delay = DAY;
+  put_with(f, "q", "1", &options);
+  expect_int(try_take(f, "q"), last);
+}
+
+static void one_that_expires_leaves_its_turn(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  set(f, "q", "limit_per_key", "1");
+  put_key(f, "q", "a");
+  options.limit_key = "a";
+  options.expires = MINUTE;
+  put_with(f, "q", "1", &options);
+  int64_t last = put_key(f, "q", "a");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  ack(f, &first);
+  f->now += MINUTE;
+  expect_int(try_take(f, "q"), last);
+}
+
+/* Met by a claim before it was tidied: others have expired before it. */
+static void one_that_is_found_expired_leaves_its_turn(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  set(f, "q", "limit_per_key", "1");
+  put_key(f, "q", "a");
+  options.limit_key = "a";
+  options.expires = MINUTE;
+  put_with(f, "q", "1", &options);
+  int64_t last = put_key(f, "q", "a");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  ack(f, &first);
+  options.limit_key = NULL;
+  options.expires = SECOND;
+  for (int i = 0; i < 200; i++) put_with(f, "other", "1", &options);
+  f->now += MINUTE;
+  expect_int(try_take(f, "q"), last);
+}
+
+/* The same behind a rate: time let one go on, which ends without starting. */
+static void so_it_is_with_tokens(void **state) {
+  fixture *f = *state;
+  set(f, "q", "rate_per_key", "1/1m");
+  int64_t ids[3];
+  for (int i = 0; i < 3; i++) ids[i] = put_key(f, "q", "a");
+  take_for(f, "q", DAY);
+  expect_nothing(f, "q");
+  f->now += MINUTE;
+  expect_nothing(f, "other"); /* tidies */
+  expect_state(f, ids[1], DIBS_READY);
+  expect_ok(f->db, dibs_cancel(f->db, &ids[1], 1, NULL, NULL));
+  expect_int(try_take(f, "q"), ids[2]);
+}
+
+static void a_blocked_job_can_be_changed(void **state) {
+  fixture *f = *state;
+  dibs_change_options change = DIBS_CHANGE_OPTIONS_INIT;
+  set(f, "q", "limit_per_key", "1");
+  put_key(f, "q", "a");
+  int64_t low = put_key(f, "q", "a"), high = put_key(f, "q", "a");
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  change.priority = 5;
+  expect_ok(f->db, dibs_change(f->db, high, &change));
+  expect_nothing(f, "q");
+  ack(f, &first);
+  expect_int(try_take(f, "q"), high);
+  expect_nothing(f, "q");
+  expect_state(f, low, DIBS_BLOCKED);
+}
+
+/* A lane and a limit key together: the lane waits for its head, which waits for
+** the limit. */
+static void a_lane_waits_for_a_head_that_is_held(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  set(f, "q", "limit_per_key", "1");
+  put_key(f, "q", "a");
+  options.key = "lane";
+  options.limit_key = "a";
+  int64_t head = put_with(f, "q", "1", &options);
+  options.limit_key = NULL;
+  int64_t second = put_with(f, "q", "1", &options);
+  held first = take(f, "q");
+  expect_nothing(f, "q");
+  expect_state(f, head, DIBS_BLOCKED);
+  ack(f, &first);
+  held job = take(f, "q");
+  expect_int(job.id, head);
+  expect_nothing(f, "q");
+  ack(f, &job);
+  expect_int(try_take(f, "q"), second);
+}
+
+static void no_state_strands_an_expired_job_that_is_held(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  set(f, "q", "limit_per_key", "1");
+  put_key(f, "q", "a");
+  options.limit_key = "a";
+  options.expires = MINUTE;
+  int64_t held_back = put_with(f, "q", "1", &options);
+  take_for(f, "q", DAY);
+  expect_nothing(f, "q");
+  expect_state(f, held_back, DIBS_BLOCKED);
+  f->now += MINUTE;
+  expect_nothing(f, "q");
+  expect_gone(f, held_back);
+  expect_int(counts(f, "q").expired, 1);
+}
+
+/* ---- What it costs --------------------------------------------------------- */
+
+static void put_keys(fixture *f, const char *queue, const char *key,
+                     size_t count) {
+  dibs_job_options options = no_options();
+  dibs_new_job *jobs = calloc(count, sizeof *jobs);
+  expect_true(jobs != NULL);
+  options.limit_key = key;
+  for (size_t i = 0; i < count; i++)
+    jobs[i] = (dibs_new_job){queue, dibs_json("1"), &options};
+  expect_ok(f->db, dibs_enqueue_many(f->db, jobs, count, NULL));
+  free(jobs);
+}
+
+/* In one call, however much has to be put aside. */
+static void what_lies_behind_much_that_is_held_is_found(void **state) {
+  fixture *f = *state;
+  set(f, "q", "limit_per_key", "1");
+  put_keys(f, "q", "a", 7000);
+  int64_t other = put_key(f, "q", "b");
+  take_for(f, "q", DAY);
+  expect_int(try_take(f, "q"), other);
+  expect_int(counts(f, "q").blocked, 6999);
+}
+
+static int64_t claim_steps(fixture *f) {
+  steps_taken();
+  expect_nothing(f, "q");
+  return steps_taken();
+}
+
+/* A claim's work with so many jobs held back is that with one. */
+static void what_is_held_back_is_looked_at_once(void **state) {
+  static const char *const limits[][2] = {
+      {"limit_per_key", "1"}, {"rate_per_key", "1/1h"}, {"limit", "1"}};
+  fixture *f = *state;
+  const char *queue = "q";
+  steps_watch(f);
+  for (size_t i = 0; i < COUNT(limits); i++) {
+    set(f, "q", limits[i][0], limits[i][1]);
+    put_keys(f, "q", "a", 2);
+    held first = take_for(f, "q", DAY);
+    expect_nothing(f, "q");
+    int64_t few = claim_steps(f);
+    put_keys(f, "q", "a", 5000);
+    expect_nothing(f, "q");
+    int64_t many = claim_steps(f);
+    if (many > few + few / 10)
+      fail_msg("%s: %lld steps beside 1 held back, %lld beside 5,001",
+               limits[i][0], (long long)few, (long long)many);
+    expect_ok(f->db, dibs_clear(f->db, &queue, 1, 1, NULL));
+    ack(f, &first);
+    set(f, "q", limits[i][0], "none");
+  }
+}
+
+/* Nothing is left behind by keys that were used once. */
+static void a_key_leaves_no_bucket_behind(void **state) {
+  fixture *f = *state;
+  char key[16];
+  set(f, "q", "limit_per_key", "3");
+  for (int way = 0; way < 2; way++) {
+    for (int i = 0; i < 200; i++) {
+      snprintf(key, sizeof key, "key %d", i);
+      put_key(f, "q", key);
+      held job = take(f, "q");
+      ack(f, &job);
+    }
+    if (way) f->now += HOUR;
+    for (int i = 0; way && i < 30; i++) expect_nothing(f, "q");
+    expect_int(raw_int(f, "SELECT count(*) FROM dibs_limit WHERE key <> ''"),
+               0);
+    set(f, "q", "rate_per_key", "5/1m");
+  }
+}
+
+/* Its bucket is kept for as long as it says something. */
+static void a_key_that_rests_gets_no_tokens_for_it(void **state) {
+  fixture *f = *state;
+  set(f, "q", "rate_per_key", "3/1m");
+  for (int i = 0; i < 5; i++) put_key(f, "q", "a");
+  for (int i = 0; i < 3; i++) {
+    held job = take(f, "q");
+    ack(f, &job);
+    f->now++;
+  }
+  expect_nothing(f, "q");
+  f->now += 20 * SECOND;
+  take(f, "q");
+  expect_nothing(f, "q");
+}
+
+/* As a program does that sets its queues up each time it starts. */
+static void setting_a_rate_again_brings_no_tokens(void **state) {
+  fixture *f = *state;
+  set(f, "q", "rate", "2/1m");
+  set(f, "q", "rate_per_key", "2/1m");
+  put_keys(f, "q", "a", 10);
+  expect_int(claim_ten(f, "q"), 2);
+  set(f, "q", "rate", "2/1m");
+  set(f, "q", "keep", "1h");
+  expect_int(claim_ten(f, "q"), 0);
+  set(f, "q", "rate", "none");
+  set(f, "q", "rate_per_key", "2/1m");
+  expect_int(claim_ten(f, "q"), 0);
+  f->now += 30 * SECOND;
+  expect_int(claim_ten(f, "q"), 1);
+}
+
+/* ---- At random --------------------------------------------------------------- */
+
 /* Counted anew from what is there, the buckets say the same. */
 static void random_ends_leave_the_counts_right(void **state) {
   fixture *f = *state;
@@ -348,6 +615,20 @@ int main(void) {
       TEST(a_clock_that_jumps_brings_the_burst_at_most),
       TEST(a_rate_per_key_holds_back_its_key),
       TEST(limits_hold_together),
+      TEST(one_that_is_cancelled_leaves_its_turn),
+      TEST(one_that_is_put_off_leaves_its_turn),
+      TEST(one_that_is_postponed_leaves_its_turn),
+      TEST(one_that_expires_leaves_its_turn),
+      TEST(one_that_is_found_expired_leaves_its_turn),
+      TEST(so_it_is_with_tokens),
+      TEST(a_blocked_job_can_be_changed),
+      TEST(a_lane_waits_for_a_head_that_is_held),
+      TEST(no_state_strands_an_expired_job_that_is_held),
+      TEST(what_lies_behind_much_that_is_held_is_found),
+      TEST(what_is_held_back_is_looked_at_once),
+      TEST(a_key_leaves_no_bucket_behind),
+      TEST(a_key_that_rests_gets_no_tokens_for_it),
+      TEST(setting_a_rate_again_brings_no_tokens),
       TEST(random_ends_leave_the_counts_right),
       TEST(a_bad_setting_is_refused_by_name),
       TEST(settings_are_shown_as_they_were_typed),
