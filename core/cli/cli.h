@@ -65,11 +65,13 @@ enum option_kind {
   X(SET_DEAD_HEAD, "dead-head", 0, "skip|block|none", KIND_SETTING,            \
     "whether a dead job lets the next of its key go (skip, the default) "      \
     "or holds it back")                                                        \
-  X(SET_KEEP, "keep", 0, "D|inf|none", KIND_SETTING,                           \
-    "keep jobs for D once they are done, or inf; default not at all")          \
   X(SET_KEEP_COUNT, "keep-count", 0, "N|none", KIND_SETTING,                   \
     "keep the last N jobs that are done; without --keep whatever their "       \
     "age")                                                                     \
+  X(SET_NAME, "name", 0, "NAME|none", KIND_SETTING,                            \
+    "which handler jobs are for that name none")                               \
+  X(SET_HEADERS, "headers", 0, "JSON|none", KIND_SETTING,                      \
+    "headers of jobs that have none, as a flat JSON object of strings")        \
   X(SET_PRIORITY, "priority", 0, "N|none", KIND_SETTING,                       \
     "of jobs that name none; higher first; default 0")                         \
   X(SET_DELAY, "delay", 0, "D|none", KIND_SETTING,                             \
@@ -92,7 +94,26 @@ enum option_kind {
     "how long a claim holds a job, unless the claim says; default that "       \
     "of the claim: 60s, in workers 15s, extended")                             \
   X(SET_TIMEOUT, "timeout", 0, "D|none", KIND_SETTING,                         \
-    "a worker ends a job when it has run for D; default none")
+    "a worker ends a job when it has run for D; default none")                 \
+  X(SET_KEEP, "keep", 0, "D|inf|none", KIND_SETTING,                           \
+    "keep jobs for D once they are done, or inf; default not at all")          \
+  X(SET_KEY, "key", 0, "KEY|none", KIND_SETTING,                               \
+    "jobs that name no key run one at a time, in order, with those of "        \
+    "KEY")                                                                     \
+  X(SET_LIMIT_KEY, "limit-key", 0, "KEY|none", KIND_SETTING,                   \
+    "what limits per key count jobs by that name none")                        \
+  X(SET_UNIQUE, "unique", 0, "KEY|none", KIND_SETTING,                         \
+    "add no second job that names no unique key or KEY")                       \
+  X(SET_UNIQUE_FOR, "unique-for", 0, "start|finish|D|none", KIND_SETTING,      \
+    "how long a unique key holds; default finish")                             \
+  X(SET_UNIQUE_SCOPE, "unique-scope", 0, "queue|all|none", KIND_SETTING,       \
+    "where a unique key holds; default queue")                                 \
+  X(SET_ON_CONFLICT, "on-conflict", 0, "keep|replace|postpone|reject|none",    \
+    KIND_SETTING,                                                              \
+    "when a job of the unique key is there: keep it (default), give it "       \
+    "the new payload, postpone it, or reject the new one")                     \
+  X(SET_STAGE, "stage", 0, "D|none", KIND_SETTING,                             \
+    "only reserve jobs: they are gone unless dibs commit comes within D")
 
 /*
 ** Every option: id, name, letter (0: none), what its value is called, kind,

@@ -267,19 +267,53 @@ static void show_queue_head(const char *queue) {
   (void)print_escaped(stdout, queue, strlen(queue), 0);
 }
 
-/* Print each member of ",\"limit\":5,\"rate\":\"10/1s\"}" on a line. Names and
-** values are plain: none has an escape, a comma or a brace. */
+/* The size of the JSON value that a text begins with. */
+static size_t json_value_size(const char *text) {
+  size_t depth = 0;
+  int quoted = 0;
+  const char *at = text;
+  for (; *at; at++) {
+    if (quoted && *at == '\\' && at[1]) {
+      at++;
+    } else if (*at == '"') {
+      quoted = !quoted;
+    } else if (!quoted && *at == '{') {
+      depth++;
+    } else if (!quoted && (*at == ',' || *at == '}')) {
+      if (depth == 0) break;
+      depth -= *at == '}';
+    }
+  }
+  return (size_t)(at - text);
+}
+
+/* Print a JSON value, a string without its quotes and their escapes. */
+static void show_json_value(const char *value, size_t size) {
+  const char *end = value + size;
+  if (*value != '"') {
+    (void)print_escaped(stdout, value, size, 0);
+    return;
+  }
+  for (value++, end--; value < end;) {
+    if (*value == '\\' && (value[1] == '"' || value[1] == '\\')) value++;
+    size_t plain = 1;
+    while (value + plain < end && value[plain] != '\\') plain++;
+    (void)print_escaped(stdout, value, plain, 0);
+    value += plain;
+  }
+}
+
+/* Print each member of ",\"limit\":5,\"rate\":\"10/1s\"}" on a line. */
 static void show_setting_lines(const char *settings) {
   while (*settings == ',') {
     const char *name = settings + 2;
     size_t size = strcspn(name, "\"");
     show_setting_label(name, size);
     const char *value = name + size + 2;
-    size = strcspn(value, ",}");
-    settings = value + size;
-    if (*value == '"') value++, size -= 2;
-    (void)print_escaped(stdout, value, size, 0);
+    size = json_value_size(value);
+    show_json_value(value, size);
     (void)putchar('\n');
+    settings = value + size;
   }
 }
 

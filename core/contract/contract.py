@@ -258,7 +258,7 @@ def settings_table():
     """The settings of a queue that the core knows."""
     text = (CORE / "src" / "settings.c").read_text(encoding="utf-8")
     body = re.search(r"settings\[\] = \{(.*?)\n\};", text, re.S)[1]
-    names = re.findall(r'\{"(\w+)", SETTING|OPTION\((\w+), SETTING', body)
+    names = re.findall(r'"(\w+)", SETTING|OPTION\((\w+), SETTING', body)
     assert len(names) > 10, "settings.c is written in another way now"
     return {a or b for a, b in names}
 

@@ -430,7 +430,16 @@ class Sql:
         "extend": "SELECT dibs_extend(:receipt, '1h')",
         "checkpoint": "SELECT dibs_checkpoint(:receipt, '3')",
         "stats": "SELECT dibs_stats() WHERE :queue IS NOT NULL",
+        "progress": "SELECT dibs_progress(:receipt, 0.5, 'half')",
+        "commit": "SELECT dibs_commit(:id)",
+        "abort": "SELECT dibs_abort(:id)",
+        "change": "SELECT dibs_change(:id, '{\"priority\":0}')",
+        "purge": "SELECT dibs_purge(:queue)",
+        "prune": "SELECT dibs_prune() WHERE :queue IS NOT NULL",
+        "queue_set": "SELECT dibs_queue_set(:queue, '{\"limit\":null}')",
+        "queue_show": "SELECT dibs_queue_show(:queue)",
         "explain": "SELECT dibs_explain(:id)",
+        "explain_queue": "SELECT dibs_explain_queue(:queue)",
         "cancel": "SELECT dibs_cancel(:id)",
         "requeue": "SELECT dibs_requeue(:id)",
         "redrive": "SELECT dibs_redrive(:queue)",
@@ -438,7 +447,9 @@ class Sql:
         "pause": "SELECT dibs_pause(:queue)",
         "resume": "SELECT dibs_resume(:queue)",
     }
-    counted = ("cancel", "requeue", "redrive", "clear", "pause", "resume")
+    counted = frozenset(
+        "cancel requeue redrive clear purge prune pause resume".split()
+    )
 
     def __init__(self, path):
         self.sqlite = Sqlite(path)

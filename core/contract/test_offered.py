@@ -381,7 +381,7 @@ def test_values_of_flags():
                     )
     for setting in CONTRACT["settings"]:
         value, _, none = setting_flag(setting).value.rpartition("|")
-        assert none == "none"
+        assert none == "none", setting["name"]
         assert value.replace("|inf", "") in value_words(setting), setting[
             "name"
         ]
@@ -457,6 +457,8 @@ def test_settings():
 def test_the_header_lists_the_settings():
     text = HEADER.comment("dibs_queue_set")
     listed = set(re.findall(r"^\*\* {5}(\w+)", text, re.M))
-    behind = re.search(r"from then on: (.*?)\.", text, re.S)[1]
-    listed |= set(behind.replace("*", "").split())
-    assert listed == {setting["name"] for setting in CONTRACT["settings"]}
+    own = {s["name"] for s in CONTRACT["settings"] if not s["job_option"]}
+    assert listed == own
+    assert "any job option but `at`" in text
+    options = set(HEADER.struct("dibs_job_options")) - {"size", "at"}
+    assert {s["name"] for s in CONTRACT["settings"]} == own | options

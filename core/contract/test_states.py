@@ -381,7 +381,20 @@ def show_watch_interrupted(bench):
     return watched(bench, array(b"q"), use)
 
 
+def show_init_invalid(bench):
+    """It has options in SQL alone."""
+    sqlite = faces.Sqlite(bench.path)
+    try:
+        sqlite.rows("SELECT dibs_init('{\"two_libraries\":false}')")
+        with pytest.raises(faces.SqlError, match="nothing") as raised:
+            sqlite.rows("SELECT dibs_init('{\"nothing\":true}')")
+    finally:
+        sqlite.close()
+    return str(raised.value).partition(":")[0]
+
+
 SHOWN = {
+    ("init", "INVALID"): show_init_invalid,
     ("open", "INVALID"): lambda bench: LIBRARY.dibs_open(
         bench.path.encode(),
         ctypes.byref(options(faces.OpenOptions, create=9)),
@@ -465,7 +478,9 @@ def running(bench):
 
 @pytest.mark.parametrize("name, status", SHOWN)
 def test_a_status_is_given(name, status, bench):
-    given = status_name(SHOWN[name, status](bench))
+    given = SHOWN[name, status](bench)
+    if isinstance(given, int):
+        given = status_name(given)
     assert given == f"DIBS_{status}", bench.c.error()
     SEEN.add((name, given))
 

@@ -191,6 +191,7 @@ def test_bash_offers_the_values_of_settings():
     assert bash("dibs queue set q --keep ") == {"inf", "none"}
     assert bash("dibs enqueue --keep ") == {"inf"}
     assert bash("dibs queue set q --dead-head=") == {"skip", "block", "none"}
+    assert bash("dibs queue set q --unique-for ") == {"start", "finish", "none"}
     assert bash("dibs queue set q --limit ") == {"none"}
     assert bash("dibs list --limit ") == set()
     assert bash("dibs --burst 5 queue set --rate n") == {"none"}

@@ -12,7 +12,10 @@ SETTINGS = [
     ("rate", "10/1s", "10/1s"),
     ("burst", "20", 20),
     ("rate_per_key", "3/2m", "3/2m"),
-    ("keep", "7d", "7d"),
+    ("dead_head", "block", "block"),
+    ("keep_count", "100", 100),
+    ("name", 'a",\\}{', 'a",\\}{'),
+    ("headers", '{"a":"b,}"}', {"a": "b,}"}),
     ("priority", "-3", -3),
     ("delay", "1.5", "1.500s"),
     ("expires", "1h", "1h"),
@@ -24,6 +27,14 @@ SETTINGS = [
     ("backoff_jitter", "0", 0),
     ("lease", "5m", "5m"),
     ("timeout", "30s", "30s"),
+    ("keep", "7d", "7d"),
+    ("key", "user-42", "user-42"),
+    ("limit_key", "user-42", "user-42"),
+    ("unique", "daily", "daily"),
+    ("unique_for", "start", "start"),
+    ("unique_scope", "all", "all"),
+    ("on_conflict", "reject", "reject"),
+    ("stage", "5m", "5m"),
 ]
 
 
@@ -53,13 +64,31 @@ def test_a_setting_is_set_shown_and_taken_back(db, name, typed, shown):
 
 
 def test_a_value_that_is_none(db):
+    texts = ("name", "key", "limit_key", "unique")
     for name, _, _ in SETTINGS:
-        for value in ("", "x", "1x"):
+        for value in ("", "*") if name in texts else ("", "x", "1x", "nan"):
             result = db.json("queue", "set", "q", "--burst=7", flag(name), value)
             assert result.code == 2, (name, value, result)
             assert result.error["status"] == "DIBS_INVALID"
             assert name in result.error["message"], result
     assert "burst" not in db.ok("queue", "show", "q")[0], "all or nothing"
+
+
+def test_a_value_out_of_range(db):
+    for name, value in (
+        ("backoff_factor", "0.5"),
+        ("backoff_factor", "1e20"),
+        ("backoff_jitter", "2"),
+        ("limit", "-1"),
+        ("limit", "99999999999999999999"),
+        ("rate", "0/1s"),
+        ("rate", "1/0"),
+        ("lease", "0"),
+        ("delay", "99999999999999999999"),
+    ):
+        result = db.json("queue", "set", "q", flag(name), value)
+        assert result.code == 2, (name, value, result)
+        assert name in result.error["message"], result
 
 
 def test_several_settings_at_once(db):
@@ -94,6 +123,16 @@ def test_settings_for_people(db):
     assert text == "queue q  no settings\n"
 
 
+def test_settings_that_are_any_text_for_people(db):
+    words = ("--name", 'a",\\}{', "--headers", '{"a":"b,}\\""}', "--stage", "1h")
+    lines = db.run("queue", "set", "q", *words).out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["name", 'a",\\}{'],
+        ["headers", '{"a":"b,}\\""}'],
+        ["stage", "1h"],
+    ]
+
+
 def test_a_limit_is_kept_to(db):
     db.ok("queue", "set", "q", "--limit", "1")
     for _ in range(2):
@@ -105,6 +144,25 @@ def test_a_limit_is_kept_to(db):
     db.ok("queue", "set", "q", "--limit", "0")
     db.enqueue("1", "-q", "q")
     assert db.json("claim", "-q", "q").code == 3
+
+
+def test_a_dead_head_holds_its_lane(db):
+    db.ok("queue", "set", "q", "--dead-head", "block")
+    db.kill(db.enqueue("1", "-q", "q", "--key", "k"))
+    db.enqueue("2", "-q", "q", "--key", "k")
+    assert db.json("claim", "-q", "q").code == 3
+    assert reasons(db, 2) == ["dead_head"]
+    db.ok("queue", "set", "q", "--dead-head", "skip")
+    assert db.claim("-q", "q")["id"] == 2
+
+
+def test_the_last_ones_are_kept(db):
+    db.ok("queue", "set", "q", "--keep-count", "2")
+    for number in range(4):
+        db.enqueue(str(number), "-q", "q")
+        db.ok("ack", db.claim("-q", "q")["receipt"])
+    db.ok("prune")
+    assert [job["id"] for job in db.ok("list", "-q", "q")] == [3, 4]
 
 
 def test_show_is_of_all_that_match(db):
