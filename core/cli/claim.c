@@ -29,7 +29,7 @@ static int release_unread(dibs_db *db, const dibs_job_list *jobs) {
   return cli_error(DIBS_IO,
                    "the jobs could not be printed and were released: "
                    "writing to standard output: %s",
-                   strerror(output_lost()));
+                   strerror(output_tell_lost()));
 }
 
 static int show_claimed(dibs_db *db, dibs_job_list *jobs) {
@@ -175,6 +175,7 @@ int run_checkpoint(struct cli *cli) {
     int status = dibs_checkpoint(db, receipt, payload.value,
                                  cli_number(cli, OPTION_LEASE));
     code = show_held(db, status, receipt);
+    cli_payload_hint(db);
   }
   (void)dibs_close(db);
   cli_payload_free(&payload);

@@ -396,6 +396,10 @@ int cli_payload_decode(const struct cli *cli, dibs_db *db,
                        struct payload *payload);
 void cli_payload_free(struct payload *payload);
 
+/* Behind an error: say what helps, if it was that the payload is not JSON, as
+** newcomers' often are. */
+void cli_payload_hint(const dibs_db *db);
+
 /* ------------------------------------------------------------------------ */
 /* help.c, complete.c                                                       */
 /* ------------------------------------------------------------------------ */

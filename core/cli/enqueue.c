@@ -136,10 +136,13 @@ static int enqueue_one(struct cli *cli, dibs_db *db, struct payload *payload,
   int code = cli_payload_decode(cli, db, payload);
   if (code) return code;
   dibs_new_job job = {queue_of(cli), payload->value, options};
-  if (dibs_enqueue_many(db, &job, 1, &enqueued) != DIBS_OK)
-    return cli_db_error(db);
-  enqueue_show(&enqueued);
-  return 0;
+  if (dibs_enqueue_many(db, &job, 1, &enqueued) == DIBS_OK) {
+    enqueue_show(&enqueued);
+    return 0;
+  }
+  code = cli_db_error(db);
+  cli_payload_hint(db);
+  return code;
 }
 
 int run_enqueue(struct cli *cli) {

@@ -81,9 +81,23 @@ static int run(struct cli *cli) {
   return code ? code : cli->command->run(cli);
 }
 
+/*
+** Where standard input, output or error is closed, the next file to be opened
+** would take its place, and be read or written as such. What is put there
+** instead fails as a closed one does.
+*/
+static void fill_standard(void) {
+  for (int fd = 0; fd < 3; fd++) {
+    if (fcntl(fd, F_GETFD) != -1 || errno != EBADF) continue;
+    if (open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0) return;
+  }
+}
+
 int main(int argc, char **argv) {
   struct cli cli;
+  fill_standard();
   (void)signal(SIGPIPE, SIG_IGN);
+  (void)signal(SIGXFSZ, SIG_IGN); /* a file too large is an error to be told */
   int code = cli_parse(&cli, argc, argv);
   if (code == 0) code = run(&cli);
   cli_free(&cli);

@@ -29,7 +29,9 @@ int cli_usage(const struct cli *cli, const char *format, ...) {
   va_end(arguments);
   int code = cli_error(DIBS_INVALID, "%s", message ? message : "out of memory");
   free(message);
-  if (cli->command == NULL) {
+  if (cli->command == NULL && cli->group) {
+    cli_note("dibs %s --help lists its commands", cli->group);
+  } else if (cli->command == NULL) {
     cli_note("dibs --help lists the commands");
   } else {
     cli_note("dibs %s --help says how it is used", cli->command->name);
@@ -336,8 +338,8 @@ static int find_subcommand(struct cli *cli, const char *group, char **argv,
   const char *word = places[1] ? argv[places[1]] : "list";
   (void)snprintf(name, sizeof name, "%s %s", group, word);
   cli->command = command_find(name);
+  if (places[1] == 0 || cli->command == NULL) cli->group = group;
   if (cli->command == NULL) return unknown_subcommand(cli, group, word);
-  if (places[1] == 0) cli->group = group;
   return 0;
 }
 
@@ -492,10 +494,16 @@ static int check_arguments(const struct cli *cli) {
   const struct command *command = cli->command;
   if (cli->argument_count < command->least)
     return cli_usage(cli, "%s needs %s", command->name, command->arguments);
-  if (cli->argument_count > command->most)
+  if (cli->argument_count <= command->most) return 0;
+  if (command->arguments == NULL)
     return cli_usage(cli, "%s does not take \"%s\"", command->name,
-                     cli->arguments[command->most]);
-  return 0;
+                     cli->arguments[0]);
+  return cli_usage(cli, "%s takes %s, and \"%s\" is too much%s", command->name,
+                   command->arguments, cli->arguments[command->most],
+                   strstr(command->arguments, "[PAYLOAD]") ||
+                           strstr(command->arguments, "[TEXT]")
+                       ? ": quote what belongs together"
+                       : "");
 }
 
 /* The variable, or NULL when it is not set or empty. */
@@ -524,6 +532,9 @@ int cli_check(struct cli *cli) {
   if (cli->db_path == NULL) cli->db_path = environment("DIBS_DB");
   if (cli->db_path == NULL) cli->db_path = "dibs.db";
   if (*cli->db_path == '\0') return cli_usage(cli, "--db names no file");
+  if (strcmp(cli->db_path, ":memory:") == 0)
+    return cli_usage(cli, "--db :memory: would be gone when dibs ends: name a "
+                          "file");
   return 0;
 }
 

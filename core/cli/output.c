@@ -24,6 +24,7 @@ static struct {
   int json;         /* --json was given */
   int status_shown; /* a status line is on the screen */
   int lost;         /* errno of the first write to stdout that failed */
+  int lost_told;    /* the user has been told of it */
 } output;
 
 void output_set_json(int json) {
@@ -52,9 +53,14 @@ int output_lost(void) {
   return output.lost;
 }
 
+int output_tell_lost(void) {
+  output.lost_told = 1;
+  return output_lost();
+}
+
 int output_finish(void) {
   int lost = output_lost();
-  if (lost == 0 || lost == EPIPE) return 0;
+  if (lost == 0 || lost == EPIPE || output.lost_told) return 0;
   return cli_error(DIBS_IO, "writing to standard output: %s", strerror(lost));
 }
 

@@ -44,6 +44,9 @@ int output_finish(void);
 ** when its reader went away; 0 when all arrived. */
 int output_lost(void);
 
+/* The same, by one who tells the user; output_finish() does not again. */
+int output_tell_lost(void);
+
 /* ------------------------------------------------------------------------ */
 /* Errors                                                                   */
 /* ------------------------------------------------------------------------ */

@@ -58,7 +58,7 @@ static int read_file(struct cli *cli, struct payload *payload) {
   int fd = is_stdin ? STDIN_FILENO : open(name, O_RDONLY | O_CLOEXEC);
   size_t size = 0;
   if (fd < 0)
-    return cli_usage(cli, "--file %s cannot be opened: %s", name,
+    return cli_usage(cli, "--file \"%s\" cannot be opened: %s", name,
                      strerror(errno));
   int code = read_all(fd, is_stdin ? "standard input" : name,
                       payload_limit(cli), &payload->memory, &size);
@@ -110,6 +110,12 @@ int cli_payload_read(struct cli *cli, const char *text,
 int cli_payload_decode(const struct cli *cli, dibs_db *db,
                        struct payload *payload) {
   return cli_has(cli, OPTION_BASE64) ? read_base64(cli, db, payload) : 0;
+}
+
+void cli_payload_hint(const dibs_db *db) {
+  if (strstr(dibs_error(db), "payload is not JSON"))
+    cli_note("in a shell JSON wants single quotes, as '{\"to\":\"ann\"}'; "
+             "--bytes takes anything as it is");
 }
 
 void cli_payload_free(struct payload *payload) {

@@ -62,9 +62,11 @@ static int stop(const struct stream *stream, int status, int64_t line,
   about.line = line;
   about.taken = stream->taken;
   if (line > 0) (void)snprintf(where, sizeof where, "line %" PRId64 ": ", line);
-  return cli_error_about(status, &about, "%s%s; %" PRId64 " job%s taken", where,
-                         why, stream->taken,
-                         stream->taken == 1 ? " was" : "s were");
+  int code = cli_error_about(status, &about, "%s%s; %" PRId64 " job%s taken",
+                             where, why, stream->taken,
+                             stream->taken == 1 ? " was" : "s were");
+  cli_payload_hint(stream->db);
+  return code;
 }
 
 /* ------------------------------------------------------------------------ */
@@ -334,6 +336,8 @@ int stream_run(struct cli *cli, dibs_db *db, const char *queue,
   stream.defaults = options;
   lines_init(&stream.lines, STDIN_FILENO, line_limit(cli));
   cli_catch_signals(NULL);
+  if (isatty(STDIN_FILENO))
+    cli_note("reading lines from the terminal; Ctrl-D ends them");
   progress_start(&stream.progress, "job", input_size());
   while (code == 0 && !end) code = step(&stream, &end);
   status_clear();
