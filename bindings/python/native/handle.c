@@ -1,97 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
 ** handle.c: a dibs_db as an object, and the frame of its methods.
-**
-** Events of the core (lapsed leases, dead jobs) come in the midst of a
-** transaction, by a thread without the GIL. They are noted, and told by the next
-** call on the handle that ends.
-**
-** A wait of the main thread has to end when a signal comes: Python runs the
-** signal's handler in this thread and nowhere else. So for the length of such a
-** wait, the handlers that Python has installed are called through one of ours,
-** which then interrupts the wait. If Python's handler raises nothing, the wait
-** goes on.
 */
 #include "native.h"
 
-#include <errno.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
 PyTypeObject *handle_type;
-
-/* ------------------------------------------------------------------ events */
-
-struct event {
-  struct event *next;
-  int level;
-  int64_t id;
-  char *name;
-  char *queue;
-  char *message;
-};
-
-static char *text_copy(const char *text) {
-  return text ? strdup(text) : NULL;
-}
-
-static void event_free(struct event *event) {
-  free(event->name);
-  free(event->queue);
-  free(event->message);
-  free(event);
-}
-
-/* Called by the core. Without memory, nothing is told. */
-static void event_note(void *context, const dibs_log_event *event) {
-  HandleObject *self = context;
-  struct event *noted = calloc(1, sizeof *noted);
-  if (!noted) return;
-  noted->level = event->level;
-  noted->id = event->id;
-  noted->name = text_copy(event->event);
-  noted->queue = text_copy(event->queue);
-  noted->message = text_copy(event->message);
-  pthread_mutex_lock(&self->mutex);
-  noted->next = self->events;
-  self->events = noted;
-  pthread_mutex_unlock(&self->mutex);
-}
-
-static struct event *events_take(HandleObject *self) {
-  struct event *newest = NULL, *oldest = NULL;
-  pthread_mutex_lock(&self->mutex);
-  newest = self->events;
-  self->events = NULL;
-  pthread_mutex_unlock(&self->mutex);
-  while (newest) {
-    struct event *next = newest->next;
-    newest->next = oldest;
-    oldest = newest;
-    newest = next;
-  }
-  return oldest;
-}
-
-/* With an exception set or without; it stays as it is. */
-static void events_tell(HandleObject *self) {
-  PyObject *type, *value, *trace;
-  if (!__atomic_load_n(&self->events, __ATOMIC_ACQUIRE)) return;
-  PyErr_Fetch(&type, &value, &trace);
-  for (struct event *event = events_take(self), *next; event; event = next) {
-    next = event->next;
-    PyObject *told =
-        Py_BuildValue("(iNNNN)", event->level, text_object(event->name),
-                      PyLong_FromLongLong(event->id), text_object(event->queue),
-                      text_object(event->message));
-    event_tell(told);
-    Py_XDECREF(told);
-    event_free(event);
-  }
-  PyErr_Restore(type, value, trace);
-}
 
 /* ------------------------------------------------------------------- calls */
 
@@ -107,7 +20,7 @@ bool call_enter(HandleObject *self) {
 bool call_leave(HandleObject *self, int status) {
   self->calls--;
   if (status == RAISED) {
-    events_tell(self);
+    events_tell(&self->events);
     return false;
   }
   if (status == DIBS_FORKED)
@@ -120,101 +33,27 @@ bool call_leave(HandleObject *self, int status) {
                 dibs_error_status(self->db) == status ? dibs_error(self->db)
                                                       : NULL,
                 dibs_error_id(self->db), dibs_error_index(self->db));
-  events_tell(self);
+  events_tell(&self->events);
   return !status;
 }
 
-/* ----------------------------------------------------------------- signals */
-
-/* What the main thread waits on, and the handlers in whose place ours is. */
-static dibs_db *volatile waiting;
-static volatile sig_atomic_t signalled;
-static struct sigaction replaced[NSIG];
-static bool is_replaced[NSIG];
-
-static void signal_pass(int number) {
-  int error = errno;
-  replaced[number].sa_handler(number);
-  signalled = 1;
-  if (waiting) dibs_interrupt(waiting);
-  errno = error;
-}
-
-/* Signals that are no events from outside, or that cannot be handled. */
-static bool signal_is_fault(int number) {
-  return number == SIGSEGV || number == SIGBUS || number == SIGFPE ||
-         number == SIGILL || number == SIGABRT || number == SIGTRAP ||
-         number == SIGKILL || number == SIGSTOP;
-}
-
-static void signals_replace(void) {
-  for (int number = 1; number < NSIG; number++) {
-    struct sigaction *old = &replaced[number];
-    is_replaced[number] = false;
-    if (signal_is_fault(number) || sigaction(number, NULL, old) ||
-        old->sa_flags & SA_SIGINFO || old->sa_handler == SIG_DFL ||
-        old->sa_handler == SIG_IGN)
-      continue;
-    struct sigaction ours = *old;
-    ours.sa_handler = signal_pass;
-    is_replaced[number] = !sigaction(number, &ours, NULL);
-  }
-}
-
-static void signals_restore(void) {
-  for (int number = 1; number < NSIG; number++)
-    if (is_replaced[number]) sigaction(number, &replaced[number], NULL);
-}
-
-/* Whether this is the thread that runs signal handlers; -1 with an error. */
-static int thread_is_main(void) {
-  PyObject *threading = PyImport_ImportModule("threading");
-  PyObject *thread =
-      threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
-  PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
-  unsigned long main = ident ? PyLong_AsUnsignedLong(ident) : 0;
-  Py_XDECREF(ident);
-  Py_XDECREF(thread);
-  Py_XDECREF(threading);
-  if (PyErr_Occurred()) return -1;
-  return main == PyThread_get_thread_ident();
-}
-
 /* ------------------------------------------------------------------- waits */
-
-static int64_t monotonic(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static int64_t time_left(int64_t timeout, int64_t begin) {
-  if (timeout == DIBS_FOREVER) return timeout;
-  int64_t left = timeout - (monotonic() - begin);
-  return left > 0 ? left : 0;
-}
 
 int call_wait(HandleObject *self, int64_t timeout,
               int (*run)(HandleObject *self, int64_t timeout, void *context),
               void *context) {
   int status;
-  int64_t begin = monotonic(), left = timeout;
+  int64_t begin = wait_clock(), left = timeout;
   int is_main = thread_is_main();
   if (is_main < 0) return RAISED;
   for (;;) {
     if (PyErr_CheckSignals()) return RAISED;
     if (self->interrupted) return DIBS_INTERRUPTED;
-    Py_BEGIN_ALLOW_THREADS if (is_main) {
-      waiting = self->db;
-      signals_replace();
-    }
+    Py_BEGIN_ALLOW_THREADS if (is_main) signals_begin(self->db, NULL);
     status = run(self, left, context);
-    if (is_main) {
-      signals_restore();
-      waiting = NULL;
-    }
+    if (is_main) signals_end();
     Py_END_ALLOW_THREADS if (status != DIBS_INTERRUPTED) return status;
-    left = time_left(timeout, begin);
+    left = wait_left(timeout, begin);
   }
 }
 
@@ -241,8 +80,8 @@ static int64_t setting_number(PyObject *settings, const char *name,
 }
 
 /* The clock and the provider live as long as what keeps them. */
-static bool settings_get(HandleObject *self, PyObject *settings,
-                         PyObject *provider, dibs_open_options *options) {
+bool settings_get(struct events *events, PyObject *settings, PyObject *provider,
+                  dibs_open_options *options) {
   if (!PyObject_TypeCheck(provider, provider_type)) {
     PyErr_SetString(PyExc_TypeError, "a Provider is wanted");
     return false;
@@ -268,21 +107,21 @@ static bool settings_get(HandleObject *self, PyObject *settings,
     options->clock_context = clock;
   }
   options->log = event_note;
-  options->log_context = self;
+  options->log_context = events;
   return true;
 }
 
 static HandleObject *handle_make(PyTypeObject *type) {
   allocfunc make = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
   HandleObject *self = (HandleObject *)make(type, 0);
-  if (self) pthread_mutex_init(&self->mutex, NULL);
+  if (self) events_init(&self->events);
   return self;
 }
 
 /* The handle, or the error of opening it. */
 static PyObject *handle_opened(HandleObject *self, int status) {
   if (!status) {
-    events_tell(self);
+    events_tell(&self->events);
     return (PyObject *)self;
   }
   error_raise(status, dibs_error(self->db), 0, -1);
@@ -308,7 +147,8 @@ static PyObject *handle_new(PyTypeObject *type, PyObject *arguments,
   HandleObject *self = handle_make(type);
   if (!self) return NULL;
   self->keeps = Py_BuildValue("(OO)", settings, provider);
-  if (!self->keeps || !settings_get(self, settings, provider, &options)) {
+  if (!self->keeps ||
+      !settings_get(&self->events, settings, provider, &options)) {
     Py_DECREF(self);
     return NULL;
   }
@@ -328,7 +168,8 @@ PyObject *handle_attach(PyObject *type, PyObject *arguments) {
   HandleObject *self = pointer ? handle_make((PyTypeObject *)type) : NULL;
   if (!self) return NULL;
   self->keeps = Py_BuildValue("(OOO)", settings, provider, connection);
-  if (!self->keeps || !settings_get(self, settings, provider, &options)) {
+  if (!self->keeps ||
+      !settings_get(&self->events, settings, provider, &options)) {
     Py_DECREF(self);
     return NULL;
   }
@@ -349,7 +190,7 @@ PyObject *handle_close(PyObject *object, PyObject *none) {
   dibs_db *db = self->db;
   self->db = NULL;
   CALL(status, dibs_close(db));
-  events_tell(self);
+  events_tell(&self->events);
   if (status == DIBS_FORKED)
     return error_raise(status,
                        "the database was opened before a fork: its parent "
@@ -368,11 +209,7 @@ static void handle_free(PyObject *object) {
     Py_BEGIN_ALLOW_THREADS dibs_close(db);
     Py_END_ALLOW_THREADS
   }
-  for (struct event *event = events_take(self), *next; event; event = next) {
-    next = event->next;
-    event_free(event);
-  }
-  pthread_mutex_destroy(&self->mutex);
+  events_free(&self->events);
   Py_CLEAR(self->keeps);
   ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
   Py_DECREF(type);

@@ -200,6 +200,7 @@ static int module_exec(PyObject *module) {
   Py_XDECREF(error_classes);
   error_classes = classes;
   return clock_add(module) || library_add(module) || handle_add(module) ||
+                 engine_add(module) || watch_add(module) ||
                  job_fields_add(module) ||
                  PyModule_AddStringConstant(module, "VERSION",
                                             dibs_version()) ||

@@ -7,8 +7,12 @@
 **     library     the SQLite libraries of the process, and the connections of
 **                 their Python modules
 **     values      Python's values as the core's, and jobs as tuples
-**     handle      a dibs_db as an object: opening, closing, calling, waiting
+**     events      what the core has to tell
+**     wait        what ends a wait of the main thread
+**     handle      a dibs_db as an object: opening, closing, calling
 **     operations  the methods of a handle
+**     engine      a dibs_engine as an object, and its runs
+**     watch       a dibs_watch as an object
 **
 ** The module is thin and not for users: it speaks in milliseconds, numbers and
 ** tuples, and the package's Python makes classes of them. It is compiled once
@@ -31,14 +35,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The headers of 3.12 leave the reference out, as None is immortal there; not so
-** in 3.10 and 3.11, where this module runs too. */
+/* References are counted by the functions of the Python that runs. The macros and
+** inline functions are those of the Python whose headers were there, and those of
+** before and behind 3.12, where None became immortal, do not go together. */
+#undef Py_INCREF
+#undef Py_DECREF
+#undef Py_XINCREF
+#undef Py_XDECREF
+#undef Py_NewRef
 #undef Py_RETURN_NONE
 #undef Py_RETURN_TRUE
 #undef Py_RETURN_FALSE
-#define Py_RETURN_NONE  return Py_NewRef(Py_None)
-#define Py_RETURN_TRUE  return Py_NewRef(Py_True)
-#define Py_RETURN_FALSE return Py_NewRef(Py_False)
+#define Py_INCREF(object)  Py_IncRef((PyObject *)(object))
+#define Py_DECREF(object)  Py_DecRef((PyObject *)(object))
+#define Py_XINCREF(object) Py_IncRef((PyObject *)(object))
+#define Py_XDECREF(object) Py_DecRef((PyObject *)(object))
+#define Py_NewRef(object)  reference_new((PyObject *)(object))
+#define Py_RETURN_NONE     return Py_NewRef(Py_None)
+#define Py_RETURN_TRUE     return Py_NewRef(Py_True)
+#define Py_RETURN_FALSE    return Py_NewRef(Py_False)
+
+static inline PyObject *reference_new(PyObject *object) {
+  Py_IncRef(object);
+  return object;
+}
 
 struct sqlite3;
 struct sqlite3_api_routines;
@@ -113,9 +133,38 @@ PyObject *job_object(const dibs_job *job);  /* a tuple: see job_fields */
 PyObject *jobs_object(dibs_job_list *jobs); /* a list; frees `jobs` */
 extern const char *const job_fields[];      /* ends with NULL */
 
-/* ------------------------------------------------------------------ handle */
+/* ------------------------------------------------------------------ events */
 
 struct event;
+
+struct events {
+  pthread_mutex_t mutex;
+  struct event *newest; /* not yet told; under the mutex */
+};
+
+void events_init(struct events *events);
+void events_free(struct events *events);
+
+/* dibs_open_options.log: `context` is a struct events. */
+void event_note(void *context, const dibs_log_event *event);
+
+/* With an exception set or without; it stays as it is. */
+void events_tell(struct events *events);
+
+/* -------------------------------------------------------------------- wait */
+
+/* Whether this is the thread that runs signal handlers; -1 with an error. */
+int thread_is_main(void);
+
+/* Around a wait of the main thread, without the GIL: for a handle, or for an
+** engine. A signal makes it return DIBS_INTERRUPTED. */
+void signals_begin(dibs_db *db, dibs_engine *engine);
+void signals_end(void);
+
+int64_t wait_clock(void); /* ms, monotonic */
+int64_t wait_left(int64_t timeout, int64_t begin);
+
+/* ------------------------------------------------------------------ handle */
 
 typedef struct HandleObject {
   PyObject ob_base;
@@ -124,8 +173,7 @@ typedef struct HandleObject {
   int calls;         /* under way; under the GIL */
   unsigned enqueues; /* calls of enqueue(); under the GIL */
   bool interrupted;  /* by interrupt(), since arm(); under the GIL */
-  pthread_mutex_t mutex;
-  struct event *events; /* not yet told, newest first; under the mutex */
+  struct events events;
 } HandleObject;
 
 extern PyTypeObject *handle_type;
@@ -136,6 +184,10 @@ PyObject *handle_attach(PyObject *type, PyObject *arguments);
 PyObject *handle_close(PyObject *object, PyObject *none);
 PyObject *handle_interrupt(PyObject *object, PyObject *none);
 PyObject *handle_arm(PyObject *object, PyObject *none);
+
+/* What is opened with which settings, a dict. */
+bool settings_get(struct events *events, PyObject *settings, PyObject *provider,
+                  dibs_open_options *options);
 
 /* The frame of a call: false with an exception when the handle is closed. The
 ** GIL is let go of between the two, by call_begin() and call_end(). */
@@ -159,5 +211,10 @@ int call_wait(HandleObject *self, int64_t timeout,
 
 /* A status of call_wait(): a signal's handler has raised an exception. */
 #define RAISED (-1)
+
+/* --------------------------------------------------------- engine and watch */
+
+int engine_add(PyObject *module);
+int watch_add(PyObject *module);
 
 #endif

@@ -21,6 +21,7 @@ Durations are a ``timedelta`` or seconds, moments a ``datetime`` or seconds sinc
 from . import _dibs
 from ._codec import Codec
 from ._database import Attached, Clock, Database, attach, connect, open
+from ._engine import Engine, EngineJob, Settled
 from ._errors import (
     BusyError,
     ClosedError,
@@ -82,6 +83,8 @@ __all__ = [
     "DeadLetters",
     "Duration",
     "EmptyError",
+    "Engine",
+    "EngineJob",
     "Error",
     "ExistsError",
     "Finding",
@@ -108,6 +111,7 @@ __all__ = [
     "Reason",
     "Redriven",
     "SchemaError",
+    "Settled",
     "SnapshotError",
     "StateError",
     "TooBigError",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from . import _dibs, _library
 from ._codec import JSON_CODEC, Codec
+from ._engine import Engine
 from ._errors import (
     ClosedError,
     EmptyError,
@@ -246,6 +247,28 @@ class Database(Operations):
             error.job = job
             raise error
         return job.result
+
+    def engine(
+        self,
+        *queues: str,
+        slots: int = 1,
+        lease: Duration | None = None,
+        worker: str | None = None,
+        in_order: bool = False,
+        drain: bool = False,
+        max_jobs: int | None = None,
+    ) -> Engine:
+        """What a worker runs on: see ``dibs.Engine``."""
+        return Engine(
+            self,
+            queues,
+            slots=slots,
+            lease=lease,
+            worker=worker,
+            in_order=in_order,
+            drain=drain,
+            max_jobs=max_jobs,
+        )
 
     def interrupt(self) -> None:
         """Make the waits that are under way, in all threads, raise

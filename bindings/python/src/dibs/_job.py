@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dibs")
 
+#: What an engine tells of a job that runs.
+LOST, CANCELLED, TIMED_OUT, STOPPING = 1, 2, 4, 8
+
+#: What can become of a job, as the core numbers it.
+ACK, RETRY, FAIL, RELEASE, SNOOZE, DISCARD, EXTEND = range(1, 8)
+
 (
     _ID,
     _QUEUE,
@@ -308,6 +314,31 @@ class Job:
         attempt = f" attempt {self.attempt}" if self.attempt else ""
         return f"<dibs.Job {self.id}{name} in {self.queue!r} {self.state}{attempt}>"
 
+    @property
+    def lost(self) -> bool:
+        """Whether a worker has noticed that it is not its any more: stop, the
+        ack will be refused. Always ``False`` of a job that was claimed by hand,
+        as the following are."""
+        return bool(self._flags() & LOST)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled while it ran."""
+        return bool(self._flags() & CANCELLED)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it has run for longer than its timeout."""
+        return bool(self._flags() & TIMED_OUT)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker is to stop."""
+        return bool(self._flags() & STOPPING)
+
+    def _flags(self) -> int:
+        return 0
+
     # ---- Settling it
 
     @property
@@ -326,13 +357,26 @@ class Job:
             )
         return self.receipt
 
+    def _end(
+        self,
+        action: int,
+        *,
+        delay: Duration | None = None,
+        error: str | None = None,
+        result: Any = None,
+    ) -> str:
+        """Settle it, and give the state that it is in then."""
+        return self._database._settle(
+            self, action, delay=delay, error=error, result=result
+        )[0]
+
     def ack(self, result: Any = None) -> None:
         """It is done. ``result``, JSON, is kept with it if it is kept.
 
         Raises:
             LostError: it is somebody else's by now; nothing was changed.
         """
-        self._database.ack(self, result)
+        self._end(ACK, result=result)
 
     def retry(self, delay: Duration | None = None, error: str | None = None) -> str:
         """Again, after ``delay`` or its backoff; dead behind the last attempt.
@@ -341,23 +385,23 @@ class Job:
             The state that it is in now: ``"ready"``, ``"scheduled"``,
             ``"blocked"`` or ``"dead"``.
         """
-        return self._database.retry(self, delay, error)
+        return self._end(RETRY, delay=delay, error=error)
 
     def fail(self, error: str | None = None) -> None:
         """To the dead letters."""
-        self._database.fail(self, error)
+        self._end(FAIL, error=error)
 
     def release(self) -> None:
         """Give it back at once; no attempt is counted."""
-        self._database.release(self)
+        self._end(RELEASE)
 
     def snooze(self, delay: Duration) -> None:
         """Again after ``delay``; no attempt is counted."""
-        self._database.snooze(self, delay)
+        self._end(SNOOZE, delay=delay)
 
     def discard(self, error: str | None = None) -> None:
         """Done, with the outcome discarded."""
-        self._database.discard(self, error)
+        self._end(DISCARD, error=error)
 
     def extend(self, lease: Duration | None = None) -> datetime:
         """Hold it for ``lease`` from now [that of the claim]. Never shortens.

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from . import _dibs
 from ._codec import Codec, dumps_json
 from ._errors import BY_STATUS, Error
-from ._job import Job
+from ._job import (
+    ACK,
+    DISCARD,
+    EXTEND,
+    FAIL,
+    RELEASE,
+    RETRY,
+    SNOOZE,
+    Job,
+)
 from ._options import ABSENT, JobOptions, core_options, encode
 from ._queue import Queue
 from ._time import UNSET, Duration, Moment, milliseconds, moment, to_datetime
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_ACK, _RETRY, _FAIL, _RELEASE, _SNOOZE, _DISCARD, _EXTEND = range(1, 8)
 _LEVELS = ("ok", "warning", "error")
 
 #: All queues, where queues are named.
@@ -259,10 +267,10 @@ class Operations:
             action,
             milliseconds(delay, "delay"),
             milliseconds(lease, "lease"),
-            _clean(error),
+            clean(error),
             None if result is None else dumps_json(result),
         )
-        if isinstance(job, Job) and action != _EXTEND:
+        if isinstance(job, Job) and action != EXTEND:
             job._settled = self
         return outcome
 
@@ -270,7 +278,7 @@ class Operations:
         """A job is done: see ``Job.ack()``. ``job`` is the job or its receipt,
         in this and the following methods; it may have been claimed by another
         handle: so a job is acked in the application's own transaction."""
-        self._settle(job, _ACK, result=result)
+        self._settle(job, ACK, result=result)
 
     def retry(
         self,
@@ -279,29 +287,29 @@ class Operations:
         error: str | None = None,
     ) -> str:
         """See ``Job.retry()``."""
-        return self._settle(job, _RETRY, delay=delay, error=error)[0]
+        return self._settle(job, RETRY, delay=delay, error=error)[0]
 
     def fail(self, job: Job | str, error: str | None = None) -> None:
         """See ``Job.fail()``."""
-        self._settle(job, _FAIL, error=error)
+        self._settle(job, FAIL, error=error)
 
     def release(self, job: Job | str) -> None:
         """See ``Job.release()``."""
-        self._settle(job, _RELEASE)
+        self._settle(job, RELEASE)
 
     def snooze(self, job: Job | str, delay: Duration) -> None:
         """See ``Job.snooze()``."""
-        self._settle(job, _SNOOZE, delay=delay)
+        self._settle(job, SNOOZE, delay=delay)
 
     def discard(self, job: Job | str, error: str | None = None) -> None:
         """See ``Job.discard()``."""
-        self._settle(job, _DISCARD, error=error)
+        self._settle(job, DISCARD, error=error)
 
     def extend(self, job: Job | str, lease: Duration | None = None) -> datetime:
         """See ``Job.extend()``."""
         if lease is None:
             lease = (job.lease if isinstance(job, Job) else None) or 60
-        until = self._settle(job, _EXTEND, lease=lease)[1]
+        until = self._settle(job, EXTEND, lease=lease)[1]
         return to_datetime(until)  # type: ignore[return-value]
 
     def ack_many(self, jobs: Iterable[Job | str]) -> builtins.list[Outcome]:
@@ -313,7 +321,7 @@ class Operations:
             [
                 (
                     each._held() if isinstance(each, Job) else each,
-                    _ACK,
+                    ACK,
                     UNSET,
                     UNSET,
                     None,
@@ -546,7 +554,7 @@ class DeadLetters:
         return self._database._write(_dibs.Handle.purge, queues)
 
 
-def _clean(error: str | None) -> str | None:
+def clean(error: str | None) -> str | None:
     """The text of an error, whatever is in it."""
     if error is None:
         return None
