@@ -18,6 +18,9 @@ Durations are a ``timedelta`` or seconds, moments a ``datetime`` or seconds sinc
 1970; what dibs gives are ``timedelta`` and ``datetime`` in UTC.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import _dibs
 from ._codec import Codec
 from ._database import Attached, Clock, Database, attach, connect, open
@@ -47,7 +50,7 @@ from ._errors import (
     StateError,
     TooBigError,
 )
-from ._job import AttemptError, Job
+from ._job import AttemptError, Job, JobFields
 from ._library import install, uninstall
 from ._log import tell as _tell
 from ._operations import (
@@ -65,6 +68,17 @@ from ._queue import Queue
 from ._time import FOREVER, Duration, Moment
 
 __version__ = _dibs.VERSION
+
+if TYPE_CHECKING:
+    from . import aio as aio
+
+
+def __getattr__(name: str) -> Any:
+    # asyncio is large: for those who use it.
+    if name == "aio":
+        return import_module("dibs.aio")
+    raise AttributeError(f"module 'dibs' has no attribute {name!r}")
+
 
 _dibs.set_event_receiver(_tell)
 
@@ -95,6 +109,7 @@ __all__ = [
     "IoError",
     "Job",
     "JobFailedError",
+    "JobFields",
     "JobId",
     "JobOptions",
     "LateError",

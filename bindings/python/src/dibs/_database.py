@@ -235,18 +235,7 @@ class Database(Operations):
             JobFailedError: it is dead, or done without being acked.
             Error: what ``wait()`` raises.
         """
-        job = self.wait(id, timeout)
-        if job is None:
-            return None
-        if job.state == "dead" or job.outcome not in (None, "acked"):
-            error = JobFailedError(
-                f"job {id} is {job.outcome or job.state}"
-                + (f": {job.last_error}" if job.last_error else "")
-            )
-            error.id = id
-            error.job = job
-            raise error
-        return job.result
+        return job_result(id, self.wait(id, timeout))
 
     def engine(
         self,
@@ -424,6 +413,21 @@ class Attached(Operations):
         return f"<dibs.Attached {self._connection!r}>"
 
 
+def job_result(id: int, job: Job | None) -> Any:
+    """What a job that has ended was acked with."""
+    if job is None:
+        return None
+    if job.state == "dead" or job.outcome not in (None, "acked"):
+        error = JobFailedError(
+            f"job {id} is {job.outcome or job.state}"
+            + (f": {job.last_error}" if job.last_error else "")
+        )
+        error.id = id
+        error.job = job
+        raise error
+    return job.result
+
+
 def _cannot_wait() -> MisuseError:
     return MisuseError(
         "an attached connection cannot wait, because it is the application's: "
@@ -509,8 +513,8 @@ def attach(
     costs some microseconds, also when done again for the same connection.
 
     Args:
-        connection: a ``sqlite3.Connection`` or an ``apsw.Connection``. What a
-            framework wraps around it is to be taken off.
+        connection: a ``sqlite3.Connection``, an ``apsw.Connection``, a
+            connection or a session of SQLAlchemy, or ``django.db.connection``.
         create: make the tables if there are none.
         codec: what payloads are made of [JSON].
         clock: another clock, for tests.
@@ -523,6 +527,7 @@ def attach(
             with ``BEGIN IMMEDIATE``.
         LibraryError: its SQLite cannot be used.
     """
+    connection = _library.unwrap(connection)
     library, address = _library.locate(connection)
     settings: dict[str, Any] = {
         "create": 0 if create else 2,

@@ -74,46 +74,16 @@ class AttemptError(NamedTuple):
     text: str | None
 
 
-class Job:
-    """A job. Who claimed it holds it until it is settled: by one of ``ack()``,
-    ``retry()``, ``fail()``, ``release()``, ``snooze()`` and ``discard()``, or as
-    a context manager::
+class JobFields:
+    """A job as it was read. Fields that it does not have are ``None``; times are
+    in UTC."""
 
-        with job:               # ack when the block ends
-            send(job.data)      # on an exception retry, with the error kept
+    __slots__ = ("_codec", "_data", "_fields")
 
-    The exception goes on behind the block. In a loop over ``Queue.jobs()`` it
-    does not: it is logged, and the loop goes on with the next job. What is no
-    ``Exception`` (``KeyboardInterrupt``) gives the job back without an attempt
-    being counted, and goes on in any case.
-
-    Fields that a job does not have are ``None``; times are in UTC.
-    """
-
-    __slots__ = (
-        "_codec",
-        "_data",
-        "_database",
-        "_fields",
-        "_settled",
-        "_swallow",
-    )
-
-    def __init__(
-        self,
-        database: Operations,
-        fields: tuple[Any, ...],
-        *,
-        swallow: bool = False,
-    ) -> None:
-        self._database = database
-        self._codec: Codec = database.codec
+    def __init__(self, codec: Codec, fields: tuple[Any, ...]) -> None:
+        self._codec = codec
         self._fields = fields
         self._data: Any = _NOT_DECODED
-        self._settled: Operations | None = None
-        self._swallow = swallow
-
-    # ---- What it is
 
     @property
     def id(self) -> int:
@@ -312,7 +282,39 @@ class Job:
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         attempt = f" attempt {self.attempt}" if self.attempt else ""
-        return f"<dibs.Job {self.id}{name} in {self.queue!r} {self.state}{attempt}>"
+        kind = type(self).__name__
+        return f"<dibs.{kind} {self.id}{name} in {self.queue!r} {self.state}{attempt}>"
+
+
+class Job(JobFields):
+    """A job. Who claimed it holds it until it is settled: by one of ``ack()``,
+    ``retry()``, ``fail()``, ``release()``, ``snooze()`` and ``discard()``, or as
+    a context manager::
+
+        with job:               # ack when the block ends
+            send(job.data)      # on an exception retry, with the error kept
+
+    The exception goes on behind the block. In a loop over ``Queue.jobs()`` it
+    does not: it is logged, and the loop goes on with the next job. What is no
+    ``Exception`` (``KeyboardInterrupt``) gives the job back without an attempt
+    being counted, and goes on in any case.
+
+    See ``JobFields`` for what it is.
+    """
+
+    __slots__ = ("_database", "_settled", "_swallow")
+
+    def __init__(
+        self,
+        database: Operations,
+        fields: tuple[Any, ...],
+        *,
+        swallow: bool = False,
+    ) -> None:
+        super().__init__(database.codec, fields)
+        self._database = database
+        self._settled: Operations | None = None
+        self._swallow = swallow
 
     @property
     def lost(self) -> bool:
@@ -484,7 +486,7 @@ def error_text(error: BaseException) -> str:
     return f"{first[:_ERROR_LENGTH]}\n\n{full}"
 
 
-def log_extra(job: Job) -> dict[str, Any]:
+def log_extra(job: JobFields) -> dict[str, Any]:
     """What a log record about a job has besides its text."""
     return {
         "dibs_id": job.id,
