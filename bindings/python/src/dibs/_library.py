@@ -104,6 +104,20 @@ def _module_of(connection: Any) -> str:
     )
 
 
+def unwrap(connection: Any) -> Any:
+    """The driver's connection within what a framework has made of it: a
+    connection or a session of SQLAlchemy, a connection of Django."""
+    if hasattr(connection, "ensure_connection"):  # Django
+        connection.ensure_connection()
+        return connection.connection
+    if type(connection).__module__.startswith("sqlalchemy."):
+        if callable(getattr(connection, "connection", None)):  # a session
+            connection = connection.connection()
+        pooled = getattr(connection, "connection", connection)
+        return getattr(pooled, "driver_connection", pooled)
+    return connection
+
+
 def check(connection: Any) -> None:
     """Raises what a connection raises when it is closed, or belongs to another
     thread."""
