@@ -230,7 +230,8 @@ typedef struct dibs_log_event {
                        ** process died; "dead"; "expired"; "late": its stage
                        ** ran out; "created": the tables; "library": SQLite's
                        ** version has a bug, told once in a process; of an engine
-                       ** "trouble": the database cannot be used, "recovered" */
+                       ** "trouble": the database cannot be used, "recovered",
+                       ** "unknown": see dibs_engine_unknown() */
   int64_t id;          /* of the job; 0: none */
   const char *queue;   /* NULL: none */
   const char *message; /* one sentence */
@@ -795,6 +796,8 @@ typedef struct dibs_run {
   void *context;       /* the caller's; NULL at first */
   int final;           /* 1: its last attempt; should it fail, it is dead */
   int reserved;
+  int64_t deadline; /* ms since 1970: its timeout is over then; DIBS_UNSET: it
+                    ** has none */
 } dibs_run;
 
 typedef struct dibs_engine_options {
@@ -808,9 +811,11 @@ typedef struct dibs_engine_options {
   int drain;     /* nonzero: claim no more once there is nothing to claim while
                  ** no run is unsettled */
   void *context; /* for the callbacks; borrowed until dibs_engine_close() */
-  /* For event loops; NULL: none. They are called by threads of the engine, not
-  ** two at a time, and must call no function of the engine but
-  ** dibs_run_flags(). With `ready` the engine has a second thread, which waits
+  /* For event loops; NULL: none. They are called by threads of the engine, or by
+  ** those that call dibs_engine_next(), dibs_engine_settle() and
+  ** dibs_engine_stop(), not two at a time. They hold up the engine, must not
+  ** wait for anything, and must call no function of it but dibs_run_flags().
+  ** With `ready` the engine has a second thread, which waits
   ** for jobs; it is called when dibs_engine_next() would give a job, and again
   ** only when all have been taken; and once `drain` has come to its end. */
   void (*ready)(void *context);
@@ -843,6 +848,8 @@ DIBS_API const char *dibs_engine_error(dibs_engine *engine);
 
 /*
 ** The next job, waiting for one up to `timeout` ms (0: not at all; DIBS_FOREVER).
+** When it finds one, and another connection is writing, it also waits for that,
+** up to the busy timeout.
 ** *run is given back by dibs_engine_finish() or dibs_engine_settle().
 **
 ** DIBS_EMPTY        none came within the timeout, or all slots are taken
@@ -872,6 +879,15 @@ DIBS_API int dibs_engine_finish(dibs_engine *engine, dibs_run *run,
 ** `outcome` as of dibs_settle(): DIBS_OK, DIBS_LOST, or why it cannot be. */
 DIBS_API int dibs_engine_settle(dibs_engine *engine, dibs_run *run,
                                 dibs_settlement *outcome);
+
+/*
+** The application knows no handler for a job of this name: give it back for
+** others, to be claimed again after `delay` ms (DIBS_UNSET: 5 s) without an
+** attempt being counted. The log callback is told ("unknown") once for each name
+** that this engine meets. Returns as dibs_engine_finish() does.
+*/
+DIBS_API int dibs_engine_unknown(dibs_engine *engine, dibs_run *run,
+                                 int64_t delay);
 
 /* The flags of a run, enum dibs_run_flag. Takes no lock. */
 DIBS_API int dibs_run_flags(const dibs_run *run);

@@ -39,17 +39,19 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ENGINE_LEASE 15000 /* ms */
-#define BEAT_MOST    5000  /* ms between two beats */
-#define CLOCK_DRIVEN 50    /* ms between looks at a clock that a test drives */
-#define PAUSE_FIRST  100   /* ms before trying again */
-#define PAUSE_LAST   5000  /* ms, at most */
-#define STOP_BUSY    5000 /* ms that a stop waits for another writer at least */
-#define MESSAGE_SIZE 640
-#define RECEIPT_SIZE 48
-#define NEVER        INT64_MAX
-#define MAIL_LOCAL   0x10000 /* added to the word by ourselves */
-#define MAIL_REMOTE  0xFFFF  /* what others add to */
+#define ENGINE_LEASE  15000 /* ms */
+#define BEAT_MOST     5000  /* ms between two beats */
+#define CLOCK_DRIVEN  50    /* ms between looks at a clock that a test drives */
+#define PAUSE_FIRST   100   /* ms before trying again */
+#define PAUSE_LAST    5000  /* ms, at most */
+#define STOP_BUSY     5000 /* ms that a stop waits for another writer at least */
+#define UNKNOWN_DELAY 5000 /* ms until a job that nobody here knows is back */
+#define UNKNOWN_NAMES 1000 /* are remembered; of further ones nothing is told */
+#define MESSAGE_SIZE  640
+#define RECEIPT_SIZE  48
+#define NEVER         INT64_MAX
+#define MAIL_LOCAL    0x10000 /* added to the word by ourselves */
+#define MAIL_REMOTE   0xFFFF  /* what others add to */
 
 struct run {
   dibs_run public;      /* first: what the caller has */
@@ -127,6 +129,8 @@ struct dibs_engine {
   bool unwritten;        /* the last turn failed */
   int64_t retry_at;
   int64_t pause;
+  char **unknown; /* names, owned */
+  size_t unknown_count;
   int status; /* why it cannot go on; DIBS_OK: it can */
   char message[MESSAGE_SIZE];
 };
@@ -275,6 +279,9 @@ static struct run *run_new(dibs_engine *engine, const dibs_job *job) {
   }
   const char *token = strchr(run->public.job->receipt, ':') + 1;
   run->token = (int64_t)strtoull(token, NULL, 16);
+  run->public.deadline = DIBS_UNSET;
+  if (job->timeout > 0)
+    run->public.deadline = time_add(job->claimed_at, job->timeout);
   run->public.final =
       job->max_attempts > 0 && job->attempt >= job->max_attempts;
   return run;
@@ -892,6 +899,63 @@ int dibs_engine_settle(dibs_engine *engine, dibs_run *public,
   return outcome->status;
 }
 
+/* ---------------------------------------------------------- unknown names */
+
+/* With the mutex: remember a name. False when it was known to be unknown. */
+static bool unknown_add(dibs_engine *engine, const char *name) {
+  for (size_t i = 0; i < engine->unknown_count; i++)
+    if (!strcmp(engine->unknown[i], name)) return false;
+  if (engine->unknown_count == UNKNOWN_NAMES) return false;
+  size_t size = (engine->unknown_count + 1) * sizeof *engine->unknown;
+  char **names = realloc(engine->unknown, size);
+  if (!names) return false;
+  engine->unknown = names;
+  names[engine->unknown_count] = strdup(name);
+  return names[engine->unknown_count] && ++engine->unknown_count;
+}
+
+/* Without the mutex. */
+static void unknown_say(const dibs_engine *engine, int64_t id,
+                        const char *queue, const char *name, int64_t delay) {
+  char message[MESSAGE_SIZE + 256];
+  dibs_log_event said = {DIBS_LEVEL_WARNING, 0, "unknown", id, queue, message};
+  if (!engine->db->log) return;
+  if (*name)
+    snprintf(message, sizeof message,
+             "no handler here for jobs named %s: each is given back, and due "
+             "again after %lld ms",
+             name, (long long)delay);
+  else
+    snprintf(message, sizeof message,
+             "no handler here for jobs without a name: each is given back, and "
+             "due again after %lld ms",
+             (long long)delay);
+  pthread_mutex_lock(&engine->db->mutex); /* no two at a time */
+  engine->db->log(engine->db->log_context, &said);
+  pthread_mutex_unlock(&engine->db->mutex);
+}
+
+/* The names are copied first: another thread may settle the run and free it. */
+int dibs_engine_unknown(dibs_engine *engine, dibs_run *public, int64_t delay) {
+  char name[KEY_SIZE], queue[KEY_SIZE];
+  if (!engine || !public) return DIBS_MISUSE;
+  const dibs_job *job = public->job;
+  int64_t id = job->id;
+  snprintf(name, sizeof name, "%s", job->name ? job->name : "");
+  snprintf(queue, sizeof queue, "%s", job->queue);
+  if (delay == DIBS_UNSET) delay = UNKNOWN_DELAY;
+  dibs_settlement outcome = {.action = DIBS_SNOOZE, .delay = delay};
+  int status = dibs_engine_finish(engine, public, &outcome);
+  if (status) return status;
+  pthread_mutex_lock(&engine->mutex);
+  bool fresh = unknown_add(engine, name);
+  pthread_mutex_unlock(&engine->mutex);
+  if (fresh) unknown_say(engine, id, queue, name, delay);
+  return DIBS_OK;
+}
+
+/* --------------------------------------------------------------- waiting */
+
 int dibs_run_wait(dibs_run *public, int known, int64_t timeout) {
   if (!public) return DIBS_MISUSE;
   struct run *run = (struct run *)(void *)public;
@@ -1359,6 +1423,7 @@ int dibs_engine_close(dibs_engine *engine) {
   }
   dibs_close(engine->db);
   pattern_free(engine->queues, engine->patterns.count);
+  pattern_free(engine->unknown, engine->unknown_count);
   free(engine->worker);
   pthread_cond_destroy(&engine->jobs);
   pthread_cond_destroy(&engine->news);

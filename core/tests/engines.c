@@ -111,10 +111,16 @@ static void on_log(void *context, const dibs_log_event *event) {
   t->said++;
   if (strcmp(what, "trouble") == 0) t->trouble++;
   if (strcmp(what, "recovered") == 0) t->recovered++;
+  if (strcmp(what, "unknown") == 0) t->unknown++;
   if (strcmp(what, "lapsed") == 0 || strcmp(what, "crashed") == 0 ||
       strcmp(what, "dead") == 0) {
     t->attempts_lost++;
   }
+}
+
+void tell_log(dibs_open_options *open, told *t) {
+  open->log = on_log;
+  open->log_context = t;
 }
 
 dibs_engine_options engine_options(int64_t slots) {
@@ -177,8 +183,7 @@ dibs_engine *start_troubled(fixture *f, int64_t slots, told *t) {
   dibs_open_options open = system_options();
   dibs_engine_options options = telling_options(slots, t);
   open.busy_timeout = 50;
-  open.log = on_log;
-  open.log_context = t;
+  tell_log(&open, t);
   return start_with(f, &open, &options);
 }
 

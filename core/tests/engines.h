@@ -58,6 +58,7 @@ typedef struct told {
   _Atomic int held_up;       /* it waits, or has waited */
   _Atomic int trouble;       /* log events */
   _Atomic int recovered;     /* log events */
+  _Atomic int unknown;       /* log events */
   _Atomic int attempts_lost; /* log events: lapsed, crashed, dead */
   int said;         /* log events; not atomic, for they come one at a time */
   int descriptor;   /* an eventfd for `ready`; 0: none */
@@ -72,6 +73,9 @@ dibs_engine_options telling_options(int64_t slots, told *t);
 
 /* Tell `t` when there is something to take, too. */
 void tell_ready(dibs_engine_options *options);
+
+/* Tell `t` what the log is told. */
+void tell_log(dibs_open_options *open, told *t);
 
 /* ---- Engines ------------------------------------------------------------- */
 

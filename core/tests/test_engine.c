@@ -850,8 +850,66 @@ static void a_single_handler_needs_a_transaction_a_job(void **state) {
   expect_int(raw_int(f, "SELECT count(*) FROM dibs_job"), 0);
 }
 
+static dibs_job_options named(const char *name) {
+  dibs_job_options options = no_options();
+  options.name = name;
+  return options;
+}
+
+static void an_unknown_name_is_given_back(void **state) {
+  fixture *f = *state;
+  told t = {.ready = 0};
+  dibs_open_options open = fixture_options(f);
+  dibs_engine_options options = engine_options(4);
+  dibs_job_options odd = named("odd"), strange = named("strange");
+  tell_log(&open, &t);
+  int64_t first = put_with(f, "q", "1", &odd);
+  put_with(f, "q", "2", &odd);
+  put_with(f, "q", "3", &strange);
+  put(f, "q", "4");
+  dibs_engine *engine = start_with(f, &open, &options);
+  for (int i = 0; i < 4; i++) {
+    dibs_run *run = take_run(engine);
+    expect_engine(engine, dibs_engine_unknown(engine, run, DIBS_UNSET),
+                  DIBS_OK);
+  }
+  expect_int(t.unknown, 3); /* odd, strange, and none */
+  expect_no_job(engine);
+  eventually(counts(f, "q").scheduled == 4);
+  expect_int(look(f, first).attempt, 0);
+  expect_int(look(f, first).due_at, START + 5 * SECOND);
+  f->now += 5 * SECOND;
+  dibs_run *run = take_run(engine);
+  expect_int(run->job->id, first);
+  expect_int(run->job->attempt, 1);
+  expect_engine(engine, dibs_engine_unknown(engine, run, HOUR), DIBS_OK);
+  eventually(look(f, first).due_at == START + 5 * SECOND + HOUR);
+  expect_int(t.unknown, 3);
+  expect_int(dibs_engine_unknown(engine, NULL, 0), DIBS_MISUSE);
+  stop_and_close(engine);
+}
+
+static void a_run_knows_its_deadline(void **state) {
+  fixture *f = *state;
+  dibs_engine_options options = engine_options(2);
+  dibs_job_options timed = no_options();
+  timed.timeout = MINUTE;
+  put(f, "q", "1");
+  put_with(f, "q", "2", &timed);
+  dibs_engine *engine = start_driven(f, &options);
+  dibs_run *run = take_run(engine);
+  expect_int(run->deadline, DIBS_UNSET);
+  expect_int(finish(engine, run, DIBS_ACK), DIBS_OK);
+  run = take_run(engine);
+  expect_int(run->deadline, START + MINUTE);
+  expect_int(finish(engine, run, DIBS_ACK), DIBS_OK);
+  stop_and_close(engine);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      TEST(an_unknown_name_is_given_back),
+      TEST(a_run_knows_its_deadline),
       TEST_SYSTEM(next_waits_for_an_enqueue),
       TEST_SYSTEM(a_wait_runs_out),
       TEST_SYSTEM(no_timeout_finds_what_is_there),
