@@ -637,6 +637,76 @@ static void many_connections(void **state) {
   expect_int(jobs(f), 66);
 }
 
+/* ---- Threads ------------------------------------------------------------------------ */
+
+/* A thread that uses a connection, and what it saw. */
+typedef struct user {
+  pthread_t thread;
+  sqlite3 *sqlite;
+  int closes;
+  int failures;
+  char message[128];
+} user;
+
+static void user_does(user *u, const char *sql) {
+  char *message = NULL;
+  if (sqlite3_exec(u->sqlite, sql, NULL, NULL, &message)) {
+    u->failures++;
+    snprintf(u->message, sizeof u->message, "%s", message);
+    sqlite3_free(message);
+  }
+}
+
+static void *user_main(void *context) {
+  user *u = context;
+  for (int i = 0; i < 40; i++) {
+    user_does(u, "SELECT dibs_enqueue('q', '1')");
+    user_does(u, "INSERT INTO t VALUES (dibs_enqueue('q', '2'))");
+    user_does(u, "SELECT dibs_ack(receipt) FROM dibs_claim('q')");
+  }
+  if (u->closes && sqlite3_close(u->sqlite)) u->failures++;
+  return NULL;
+}
+
+static void user_start(user *u, sqlite3 *sqlite, int closes) {
+  *u = (user){.sqlite = sqlite, .closes = closes};
+  expect_int(pthread_create(&u->thread, NULL, user_main, u), 0);
+}
+
+static void user_end(user *u) {
+  pthread_join(u->thread, NULL);
+  if (u->failures) fail_msg("%d failed: %s", u->failures, u->message);
+}
+
+/* The connection's mutex is taken by SQLite and by us. */
+static void threads_share_a_serialized_connection(void **state) {
+  fixture *f = *state;
+  user users[4];
+  sqlite3 *sqlite = host_open(f);
+  expect_true(sqlite3_db_mutex(sqlite) != NULL);
+  for (size_t i = 0; i < COUNT(users); i++) user_start(&users[i], sqlite, 0);
+  for (size_t i = 0; i < COUNT(users); i++) user_end(&users[i]);
+  expect_int(raw_int(f, "SELECT count(*) FROM t"), 4 * 40);
+  expect_int(jobs(f), 4 * 40);
+  host_close(sqlite);
+}
+
+/* One without a mutex goes from thread to thread, to its end in another. */
+static void threads_hand_on_a_connection_without_a_mutex(void **state) {
+  fixture *f = *state;
+  user users[3];
+  host_close(host_open(f));
+  sqlite3 *sqlite =
+      plain_open_as(f->path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX);
+  expect_true(sqlite3_db_mutex(sqlite) == NULL);
+  expect_int(dibs_extension_init(sqlite, NULL, host_api()), SQLITE_OK);
+  for (size_t i = 0; i < COUNT(users); i++) {
+    user_start(&users[i], sqlite, i + 1 == COUNT(users));
+    user_end(&users[i]);
+  }
+  expect_int(jobs(f), 3 * 40);
+}
+
 /* ---- Closing and forking ------------------------------------------------------------ */
 
 static void the_host_closes_as_it_likes(void **state) {
@@ -722,6 +792,8 @@ int main(void) {
       TEST_CLOSED(a_second_copy_in_the_connection),
 #endif
       TEST_CLOSED(many_connections),
+      TEST_CLOSED(threads_share_a_serialized_connection),
+      TEST_CLOSED(threads_hand_on_a_connection_without_a_mutex),
       TEST_CLOSED(the_host_closes_as_it_likes),
       TEST_CLOSED(a_forked_child_is_refused),
   };

@@ -65,6 +65,7 @@ class Shell:
     order."""
 
     def __init__(self, path, folder, load=True):
+        self.path = str(path)
         self.master, slave = pty.openpty()
         tty.setraw(slave)
         self.process = subprocess.Popen(
@@ -105,10 +106,10 @@ class Shell:
         return code
 
 
-def connect(path=":memory:", timeout=20.0, load=True, uri=False):
+def connect(path=":memory:", timeout=20.0, load=True, **options):
     """A connection of Python's sqlite3, without transactions of its own."""
     connection = sqlite3.connect(
-        path, timeout=timeout, isolation_level=None, uri=uri
+        path, timeout=timeout, isolation_level=None, **options
     )
     if load:
         connection.enable_load_extension(True)

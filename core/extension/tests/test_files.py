@@ -101,19 +101,42 @@ def test_an_attached_file_takes_part_in_the_transaction(db, tmp_path):
 # ---- read-only ---------------------------------------------------------------
 
 
-def test_a_connection_that_cannot_write(db):
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+@pytest.mark.parametrize("way", ["mode=ro", "immutable=1"])
+def test_a_connection_that_cannot_write(db, journal, way):
     db.put()
-    reader = connect(f"file:{db.path}?mode=ro", uri=True)
+    db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.rows(f"PRAGMA journal_mode = {journal}")
+    reader = connect(f"file:{db.path}?{way}", uri=True)
     assert json.loads(call(reader, "dibs_stats"))[0]["ready"] == 1
+    assert json.loads(call(reader, "dibs_explain", 1))[0]["reason"]
+    assert json.loads(call(reader, "dibs_queue_show", "q"))["queue"] == "q"
+    assert reader.execute("SELECT id FROM dibs_jobs").fetchall() == [(1,)]
     fails(reader, "DIBS_READONLY", "dibs_enqueue", "q", "1")
     fails(reader, "DIBS_READONLY", "dibs_clear", "q")
     with pytest.raises(sqlite3.OperationalError, match="^DIBS_READONLY: "):
         reader.execute("SELECT * FROM dibs_claim('q')").fetchall()
+    assert call(reader, "dibs_init") == 1  # nothing is to be made
     reader.close()
+    assert db.count() == 1
+
+
+def test_a_connection_that_may_not_write(db):
+    db.put()
     db.rows("PRAGMA query_only = ON")
     db.fails("DIBS_READONLY", "dibs_enqueue", "q", "1")
+    assert json.loads(db.call("dibs_stats"))[0]["ready"] == 1
     db.rows("PRAGMA query_only = OFF")
-    assert db.count() == 1
+    assert db.put() == 2
+
+
+def test_tables_cannot_be_made_where_nothing_can_be_written(tmp_path):
+    path = str(tmp_path / "app.db")
+    connect(path, load=False).execute("CREATE TABLE t(x)").connection.close()
+    reader = connect(f"file:{path}?mode=ro", uri=True)
+    fails(reader, "DIBS_SCHEMA", "dibs_enqueue", "q", "1")
+    fails(reader, "DIBS_READONLY", "dibs_init")
+    reader.close()
 
 
 # ---- journal modes and encodings ---------------------------------------------

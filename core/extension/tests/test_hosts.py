@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,37 @@ def test_the_shell_leaves_nothing_open(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["app.db", "app.db-dibs"]
 
 
+def test_the_shell_opens_another_file(shell, tmp_path):
+    """It tells when a close finds statements that were not finalized."""
+    shell.run("PRAGMA journal_mode = WAL;")
+    for file in ("two.db", "three.db", "app.db"):
+        shell.run("SELECT dibs_init();")
+        exercise(shell.run)
+        shell.run("BEGIN;")
+        shell.run("SELECT dibs_enqueue('q', '1');")
+        assert shell.run(f".open {file}") == []
+        assert shell.run(f".load {EXTENSION}") == []
+    assert shell.run("SELECT count(*) FROM dibs_jobs;") == ["0"]
+    shell.run(".open :memory:")
+    left = [name for name in os.listdir(tmp_path) if "-dibs" not in name]
+    assert sorted(left) == ["app.db", "three.db", "two.db"]
+
+
+def test_the_shell_is_killed(shell):
+    """What was committed is there, what was not is not, and nobody waits."""
+    shell.run("PRAGMA journal_mode = WAL;")
+    shell.run("SELECT dibs_init();")
+    shell.run("SELECT dibs_enqueue('q', '\"kept\"');")
+    shell.run("BEGIN IMMEDIATE;")
+    shell.run("SELECT dibs_enqueue('q', '\"lost\"');")
+    shell.process.kill()
+    shell.process.wait(LIMIT)
+    other = connect(shell.path, timeout=0)
+    rows = other.execute("SELECT payload FROM dibs_claim('q', '{\"n\":9}')")
+    assert rows.fetchall() == [('"kept"',)]
+    other.close()
+
+
 def test_close_with_statements_that_were_not_finished(db):
     db.call("dibs_enqueue_many", "q", "[1,2,3]")
     cursor = db.sql.execute("SELECT id FROM dibs_claim('q', '{\"n\":3}')")
@@ -115,6 +147,67 @@ def test_close_with_statements_that_were_not_finished(db):
     state = "SELECT DISTINCT state FROM dibs_jobs"
     assert other.execute(state).fetchall() == [("running",)]
     other.close()
+
+
+# ---- threads and forks -------------------------------------------------------
+
+
+def in_a_thread(function):
+    """What a function gives in another thread, or the error that it raises."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result(LIMIT)
+
+
+def test_a_connection_of_one_thread(db):
+    """Python refuses others; the functions never get to know."""
+    with pytest.raises(sqlite3.ProgrammingError, match="thread"):
+        in_a_thread(lambda: db.sql.execute("SELECT dibs_enqueue('q', '1')"))
+    assert db.put() == 1
+
+
+def test_a_connection_of_many_threads(db):
+    sql = connect(db.path, check_same_thread=False)
+    cached = "SELECT dibs_enqueue('q', '1')"
+
+    def put():
+        return sql.execute(cached).fetchone()[0]
+
+    assert put() == 1
+    with ThreadPoolExecutor(8) as pool:
+        ids = {future.result(LIMIT) for future in
+               [pool.submit(put) for _ in range(400)]}
+    assert ids == set(range(2, 402))
+    in_a_thread(sql.close)
+    assert len(db.claim(n=1000)) == 401
+
+
+def test_a_child_is_refused_its_parents_connection(db):
+    db.put()
+    sql = connect(db.path)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        told = []
+        for connection in (db.sql, sql):
+            try:
+                connection.execute("SELECT dibs_enqueue('q', '2')").fetchall()
+                told.append("it worked")
+            except sqlite3.Error as error:
+                told.append(str(error))
+        own = connect(db.path)
+        told.append(own.execute("SELECT dibs_enqueue('q', '3')").fetchone()[0])
+        own.close()
+        os.write(writer, json.dumps(told).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        told = json.load(answer)
+    os.waitpid(child, 0)
+    for text in told[:2]:
+        assert text.startswith("DIBS_FORKED: this connection was opened before")
+    assert told[2] == 2
+    assert db.put() == 3
+    sql.close()
 
 
 # ---- other names, other libraries --------------------------------------------
