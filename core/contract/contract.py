@@ -66,6 +66,11 @@ class Contract:
                     groups.append(name)
         return found
 
+    def fields(self, record, place):
+        """The fields of a record that are there in a place: c, json, view."""
+        fields = self.data["records"][record]["fields"]
+        return {field["name"] for field in fields if field.get(place)}
+
     def c_functions(self):
         """Each C function of an operation: the operation and its parameters."""
         return {
@@ -107,6 +112,12 @@ class Flag:
         parts = re.fullmatch(r"(?:-(\w), )?(--[a-z0-9-]+)(?: (\S+))?", text)
         assert parts, f"not a flag: {text!r}"
         self.letter, self.name, self.value = parts.groups()
+
+
+def milliseconds(text):
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h|d)", text).groups()
+    units = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+    return int(number) * units[unit]
 
 
 def program_words(argument, command=None):

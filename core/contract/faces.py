@@ -522,7 +522,6 @@ class Program:
 
     def __init__(self, path):
         self.path = path
-        self.jobs = []  # every job that was shown
         self.exit_code = None
 
     def close(self):
@@ -541,7 +540,6 @@ class Program:
         errors = [json.loads(row)["error"] for row in done.stderr.splitlines()]
         assert len(errors) <= 1, errors
         self.exit_code = done.returncode
-        self.jobs += [row for row in rows if "created_at" in row]
         status = errors[0]["status"] if errors else "DIBS_OK"
         count = rows[0].get("count") if rows else None
         return status, len(rows) if operation == "list" else count

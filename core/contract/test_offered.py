@@ -182,18 +182,10 @@ def test_constants_of_defaults():
             value = CONTRACT["constants"][name]
             default = str(argument["default"])
             if argument["type"] == "duration":
-                default = milliseconds(re.search(r"\S+$", default)[0])
+                default = reading.milliseconds(re.search(r"\S+$", default)[0])
             assert str(default) == str(value) or float(default) == value, name
     there = {name for name in CONTRACT["constants"] if "_DEFAULT_" in name}
     assert used == there
-
-
-def milliseconds(text):
-    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h|d)", text).groups()
-    return (
-        int(number)
-        * {"ms": 1, "s": 1000, "m": 60000, "h": 3600000, "d": 86400000}[unit]
-    )
 
 
 def test_choices_are_enums():
@@ -228,10 +220,13 @@ def test_the_header_tells_of_no_other_status(name):
     assert set(re.findall(r"\bDIBS_[A-Z_]+\b", comment)) & known <= allowed
 
 
-def test_the_fields_of_a_job():
-    fields = {field["name"] for field in CONTRACT["job"] if field["c"]}
-    members = set(HEADER.struct("dibs_job")) - {"error_count"}
-    assert fields == members
+@pytest.mark.parametrize("name", CONTRACT["records"])
+def test_the_fields_of_a_record(name):
+    struct = CONTRACT["records"][name]["c"]
+    members = set(HEADER.struct(struct)) - {"error_count", "reserved"}
+    assert CONTRACT.fields(name, "c") == members
+    for field in CONTRACT["records"][name]["fields"]:
+        assert field["type"] in CONTRACT.types, field["name"]
 
 
 # ---- SQL ---------------------------------------------------------------------
@@ -302,10 +297,19 @@ def test_options_in_json(table, operation):
     assert reading.json_options()[table] == promised
 
 
-def test_columns_of_jobs(sqlite):
-    for place, table in (("view", "dibs_jobs"), ("claim", "dibs_claim")):
-        fields = {field["name"] for field in CONTRACT["job"] if field[place]}
-        assert columns(sqlite, table) == fields, table
+def test_columns(sqlite):
+    for name, record in CONTRACT["records"].items():
+        if "view" in record:
+            view = columns(sqlite, record["view"])
+            assert view == CONTRACT.fields(name, "view"), name
+    assert columns(sqlite, "dibs_claim") == CONTRACT.fields("job", "claim")
+
+
+def test_the_inbox(sqlite):
+    """What plain SQL can say of a job."""
+    arguments = CONTRACT.operations["enqueue"]["arguments"]
+    promised = {argument.get("inbox") for argument in arguments} - {None}
+    assert columns(sqlite, "dibs_inbox") == promised
 
 
 # ---- The program -------------------------------------------------------------

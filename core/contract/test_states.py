@@ -4,12 +4,13 @@ it: the status is the contract's, and so is what becomes of the job. And each
 status that an operation is said to give, it gives."""
 
 import ctypes
+import json
 import threading
 
 import pytest
 
 import faces
-from contract import Contract
+from contract import Contract, milliseconds
 from faces import HOUR, LIBRARY, UNSET, array, options, status_name
 
 CONTRACT = Contract()
@@ -128,37 +129,73 @@ def test_every_state(name, face_name, c, all_faces):
     assert not wrong, "\n".join([f"{name} by {face_name}:", *wrong])
 
 
-def test_the_fields_of_a_job_in_json(c, all_faces):
-    """No other field, and each of them once at least."""
-    program = all_faces["program"]
-    given = {"name": b"n", "headers": b'{"a":"b"}', "key": b"key", "keep": HOUR}
-    queue = "fields"
-    number = c.enqueue(queue, **given)
-    for done in (0, 1):
-        with c.jobs(
-            "claim",
-            array(queue.encode()),
-            1,
-            ctypes.byref(options(faces.ClaimOptions, worker=b"w")),
-        ) as (_, jobs):
-            receipt = jobs[0].receipt.decode()
-        if not done:
-            c.settle("retry", receipt, 0, b"first", None)
+# ---- What is given -----------------------------------------------------------
+
+
+def claim_as(c, queue, worker):
+    """Claim one job by a name; gives its receipt."""
+    chosen = options(faces.ClaimOptions, worker=worker)
+    with c.jobs("claim", array(queue), 1, ctypes.byref(chosen)) as (_, jobs):
+        return jobs[0].receipt.decode()
+
+
+def rows(path, *words):
+    done = faces.run(path, *words)
+    assert done.returncode in (0, 1), done
+    return [json.loads(row) for row in done.stdout.splitlines()]
+
+
+def keys(objects):
+    return set().union(*objects)
+
+
+def test_a_job_in_json(c, path):
+    """No other field than those of the contract, and each of them."""
+    number = c.enqueue(
+        "fields", name=b"n", headers=b'{"a":"b"}', key=b"k", keep=HOUR
+    )
+    c.settle("retry", claim_as(c, b"fields", b"w"), 0, b"first", None)
+    receipt = claim_as(c, b"fields", b"w")
     c.settle("progress", receipt, 0.5, b"half")
-    job = type("Kept", (), {"id": number, "queue": queue, "receipt": receipt})
-    program.do("get", job)
+    found = rows(path, "get", str(number))
     c.settle("ack", receipt, b"{}")
-    program.do("get", job)
-    faces.run(program.path, "enqueue", "-q", "bytes", "--bytes", "x")
-    job.queue = "bytes"
-    program.do("claim", job)
-    fields = set().union(*program.jobs)
-    promised = {field["name"] for field in CONTRACT["job"] if field["json"]}
-    assert fields - {"payload_base64", "payload"} == promised - {"payload"}
-    assert {"payload_base64", "payload"} <= fields
+    found += rows(path, "get", str(number))
+    assert keys(found[0]["errors"]) == CONTRACT.fields("error", "json")
+    rows(path, "enqueue", "-q", "bytes", "--bytes", "x")
+    found += rows(path, "claim", "-q", "bytes")
+    assert "payload_base64" in found[2] and "payload" not in found[2]
+    fields = keys(found) - {"payload_base64"}
+    assert fields == CONTRACT.fields("job", "json")
 
 
-# ---- Statuses beside the states ----------------------------------------------
+def test_a_queue_a_reason_and_a_finding_in_json(c, path, all_faces):
+    """By the program and by SQL the same."""
+    value = all_faces["sql"].sqlite.rows
+    head = c.enqueue("given", key=b"k")
+    behind = c.enqueue("given", key=b"k")
+    scheduled = c.enqueue("given", delay=HOUR)
+    (stats,) = rows(path, "stats", "-q", "given")
+    promised = CONTRACT.fields("queue", "json")
+    assert set(stats) == promised
+    given = json.loads(value("SELECT dibs_stats()")[0][0])
+    assert keys(given) == promised
+    found = rows(path, "explain", str(behind), str(scheduled))
+    reasons = [reason for row in found for reason in row["reasons"]]
+    promised = CONTRACT.fields("reason", "json")
+    assert keys(reasons) == promised
+    assert reasons[0]["id"] == head
+    by_sql = [
+        reason
+        for number in (behind, scheduled)
+        for reason in json.loads(value("SELECT dibs_explain(?)", number)[0][0])
+    ]
+    assert keys(by_sql) == promised
+    assert [r["text"] for r in by_sql[:1]] == [r["text"] for r in reasons[:1]]
+    findings = rows(path, "doctor") + rows(path + "-none", "doctor")
+    assert keys(findings) == CONTRACT.fields("finding", "json")
+
+
+# ---- A database with a clock -------------------------------------------------
 
 
 class Clock:
@@ -185,6 +222,73 @@ def fixture_bench(tmp_path):
     made = Bench(tmp_path)
     yield made
     made.c.close()
+
+
+# ---- Defaults ----------------------------------------------------------------
+
+
+def default(operation, name):
+    """A default of the contract, a duration in milliseconds."""
+    arguments = CONTRACT.operations[operation]["arguments"]
+    (argument,) = [a for a in arguments if a["name"] == name]
+    value = argument["default"]
+    if argument["type"] == "duration":
+        return milliseconds(value.rpartition(" ")[2])
+    return value
+
+
+def take(bench, queue):
+    """Claim one job with no options: a copy of its times, and its receipt."""
+    with bench.c.jobs("claim", array(queue), 1, None) as (status, jobs):
+        assert status == 0, bench.c.error()
+        job = jobs[0]
+        return job.lease_until - job.claimed_at, job.receipt
+
+
+def test_the_defaults_of_retries(bench):
+    """Backoff, its factor, cap and jitter, and the number of attempts."""
+    wait = default("enqueue", "backoff")
+    number = bench.c.enqueue("q")
+    for attempt in range(1, default("enqueue", "max_attempts")):
+        _, receipt = take(bench, b"q")
+        bench.c.must("retry", receipt, UNSET, None, None)
+        assert bench.c.state(number) == "scheduled", attempt
+        at = ctypes.c_int64()
+        bench.c.must("next_event", ctypes.byref(at))
+        delay = at.value - bench.clock.now
+        most = wait * (1 + default("enqueue", "backoff_jitter"))
+        assert wait <= delay <= most, f"attempt {attempt}"
+        bench.clock.now = at.value
+        wait *= default("enqueue", "backoff_factor")
+        wait = min(wait, default("enqueue", "backoff_cap"))
+    assert wait == default("enqueue", "backoff_cap"), "the cap was not reached"
+    _, receipt = take(bench, b"q")
+    bench.c.must("retry", receipt, UNSET, None, None)
+    assert bench.c.state(number) == "dead"
+
+
+def test_the_defaults_of_a_claim(bench):
+    number = bench.c.enqueue(default("enqueue", "queue"))
+    assert enqueue_many(bench, LIBRARY.dibs_none(), queue=None) == 0
+    with bench.c.jobs("claim", None, 0, None) as (_, jobs):
+        assert [job.id for job in jobs] == [number]
+        assert len(jobs) == default("claim", "n")
+        lease = jobs[0].lease_until - jobs[0].claimed_at
+        assert lease == default("claim", "lease")
+        bench.c.must("ack", jobs[0].receipt, None)
+    assert bench.c.state(number) == "absent", "it is not kept"
+    with bench.c.jobs("claim", None, 0, None) as (status, _):
+        assert status == 0, "the job of no queue went elsewhere"
+
+
+def test_the_default_of_a_list(bench):
+    for _ in range(default("list", "limit") + 1):
+        bench.c.enqueue("q")
+    with bench.c.jobs("list", None, 0, None) as (_, jobs):
+        assert len(jobs) == default("list", "limit")
+
+
+# ---- Statuses beside the states ----------------------------------------------
 
 
 BAD = array(b"a\nb")
@@ -246,9 +350,9 @@ def show_exists(bench):
     )
 
 
-def enqueue_many(bench, payload, chosen=None):
+def enqueue_many(bench, payload, chosen=None, queue=b"q"):
     job = faces.NewJob(
-        b"q",
+        queue,
         payload,
         ctypes.cast(ctypes.pointer(chosen), ctypes.c_void_p)
         if chosen
