@@ -26,7 +26,7 @@ void queue_find(dibs_db *db, const char *name, struct queue *queue) {
     *queue = *cached;
     return;
   }
-  queue->id = 0;
+  *queue = (struct queue){.id = 0};
   sqlite3_stmt *row = sql_first(db, SQL_QUEUE, SQL_ARGS(sql_text(name)));
   if (!row) return;
   queue->id = sql_column_int(db, row, 0);
