@@ -1034,7 +1034,8 @@ void limit_passed(dibs_db *db, const struct job *job);
 /* What time allows to start. */
 void limits_tidy(dibs_db *db);
 
-/* The queue's settings have changed. */
+/* The queue's settings are about to change; and they have changed. */
+void limits_before(dibs_db *db, int64_t queue_id);
 void limits_apply(dibs_db *db, int64_t queue_id);
 
 /* ---------------------------------------------------------------- settings */

@@ -134,6 +134,15 @@ static void bucket_write(dibs_db *db, int64_t queue_id, const char *key,
   event_note(db, until);
 }
 
+/* The same, unless the bucket says nothing any more. */
+static void bucket_keep(dibs_db *db, int64_t queue_id, const char *key,
+                        const struct bucket *bucket, int64_t until) {
+  if (bucket->running || until != DIBS_UNSET)
+    bucket_write(db, queue_id, key, bucket, until);
+  else
+    sql_run(db, SQL_LIMIT_REMOVE, SQL_ARGS(sql_int(queue_id), sql_text(key)));
+}
+
 /* How many may start now. */
 static int64_t bucket_allows(const struct bucket *bucket, int64_t limit,
                              const struct rate *rate) {
@@ -205,7 +214,7 @@ bool limit_admits(dibs_db *db, const struct queue *queue,
   bucket_read(db, queue->id, key, rate, &bucket);
   bool admitted = bucket_allows(&bucket, limits->limit_per_key, rate) > 0;
   if (admitted) bucket_start(&bucket, rate, 1);
-  bucket_write(db, queue->id, key, &bucket, key_until(db, &bucket, rate));
+  bucket_keep(db, queue->id, key, &bucket, key_until(db, &bucket, rate));
   return admitted;
 }
 
@@ -278,11 +287,11 @@ static void bucket_tidy(dibs_db *db, int64_t queue_id, const char *key) {
   int64_t until =
       *key ? key_until(db, &bucket, rate) : token_due(db, &bucket, rate);
   int64_t freed = *key && allowed ? key_free(db, queue_id, key, allowed) : 0;
-  bool used = *key || limits_are_none(&limits);
+  bool goes = *key || limits_are_none(&limits);
   /* There are more than fit into this step. */
   if (freed == FREED_AT_ONCE && allowed > freed) until = db->now;
-  if (used && !bucket.running && until == DIBS_UNSET)
-    sql_run(db, SQL_LIMIT_REMOVE, SQL_ARGS(sql_int(queue_id), sql_text(key)));
+  if (goes)
+    bucket_keep(db, queue_id, key, &bucket, until);
   else
     bucket_write(db, queue_id, key, &bucket, until);
   if (!*key && allowed) queue_unhold(db, queue_id);
@@ -316,6 +325,26 @@ void limits_tidy(dibs_db *db) {
 }
 
 /* ------------------------------------------------------------------ setting */
+
+/* Bring one kind of buckets up to date: of the queue, or of its keys. What is full
+** is full by any rate, so it is forgotten, and so is what no rate fills. */
+static void tokens_fill(dibs_db *db, int64_t queue_id, const struct rate *rate,
+                        bool of_keys) {
+  double per_ms = rate->count == DIBS_UNSET
+                      ? 0
+                      : (double)rate->count / (double)rate->period;
+  double burst = rate->count == DIBS_UNSET ? 0 : (double)rate->burst;
+  sql_run(db, SQL_LIMIT_FILL,
+          SQL_ARGS(sql_int(queue_id), sql_int(db->now), sql_real(per_ms),
+                   sql_real(burst), sql_int(of_keys)));
+}
+
+void limits_before(dibs_db *db, int64_t queue_id) {
+  struct limits limits;
+  limits_read(db, queue_id, &limits);
+  tokens_fill(db, queue_id, &limits.rate, false);
+  tokens_fill(db, queue_id, &limits.rate_per_key, true);
+}
 
 /* What runs is counted anew. Tokens stay, lest setting a queue again, as programs
 ** do when they start, let more start than its rate says. */

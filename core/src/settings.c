@@ -275,6 +275,7 @@ int dibs_queue_set(dibs_db *db, const char *queue_name,
   if (!db->status) {
     sql_begin_write(db);
     queue_need(db, queue_name, &queue);
+    limits_before(db, queue.id);
     for (size_t i = 0; i < count && !db->status; i++)
       setting_write(db, queue.id, setting_find(names[i]), values[i]);
     sql_run(db, SQL_QUEUE_DEFAULTS, SQL_ARGS(sql_int(queue.id)));

@@ -325,6 +325,11 @@
     "DELETE"                                                                   \
     " FROM dibs_limit"                                                         \
     " WHERE queue_id = ?1 AND key = ?2 AND running = 0 AND until IS NULL")     \
+  X(LIMIT_FILL,                                                                \
+    "UPDATE dibs_limit"                                                        \
+    " SET at = ?2, tokens = CASE WHEN tokens + max(?2 - at, 0) * ?3 < ?4"      \
+    " THEN tokens + max(?2 - at, 0) * ?3 END"                                  \
+    " WHERE queue_id = ?1 AND tokens IS NOT NULL AND (key <> '') = ?5")        \
   X(LIMIT_LOOK,                                                                \
     "UPDATE dibs_limit"                                                        \
     " SET running = 0, until = ?2"                                             \
@@ -343,9 +348,9 @@
     " SELECT ?1, j.limit_key, count(*), ?2"                                    \
     " FROM dibs_leased l"                                                      \
     " JOIN dibs_job j ON j.id = l.id"                                          \
-    " WHERE l.queue_id = ?1 AND j.limit_key IS NOT NULL AND EXISTS (SELECT 1"  \
-    " FROM dibs_queue"                                                         \
-    " WHERE id = ?1 AND limited)"                                              \
+    " WHERE l.queue_id = ?1 AND j.limit_key IS NOT NULL AND EXISTS (SELECT 1"      \
+    " FROM dibs_setting s"                                                     \
+    " WHERE s.queue_id = ?1 AND s.name IN ('limit_per_key', 'rate_per_key'))"                                              \
     " GROUP BY j.limit_key"                                                    \
     " ON CONFLICT DO UPDATE"                                                   \
     " SET running = excluded.running")                                         \

@@ -197,13 +197,16 @@ static int64_t old_prune(dibs_db *db, int64_t limit) {
   return count;
 }
 
-/* Those of one queue that are more than it keeps. */
+/* Those that are more than their queues keep. */
 static int64_t surplus_prune(dibs_db *db, int64_t limit) {
-  int64_t queue_id = sql_get(db, SQL_KEPT_OVER, SQL_NONE, 0);
-  if (!queue_id) return 0;
-  int64_t count = queue_prune(db, queue_id, limit);
-  /* The file says that there are some, and there are none. */
-  if (!count) sql_run(db, SQL_KEPT_COUNT, SQL_ARGS(sql_int(queue_id)));
+  int64_t queue_id, count = 0;
+  while (count < limit && !db->status &&
+         (queue_id = sql_get(db, SQL_KEPT_OVER, SQL_NONE, 0))) {
+    int64_t pruned = queue_prune(db, queue_id, limit - count);
+    /* The file says that there are some, and there are none. */
+    if (!pruned) sql_run(db, SQL_KEPT_COUNT, SQL_ARGS(sql_int(queue_id)));
+    count += pruned;
+  }
   return count;
 }
 

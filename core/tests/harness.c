@@ -490,10 +490,22 @@ static const struct rule {
      "SELECT count(*) FROM dibs_blocked b JOIN dibs_job j USING (id)"
      " WHERE b.limit_key <> j.limit_key OR (b.limit_key IS NOT NULL AND"
      " b.priority <> j.priority)"},
-    {"buckets count the running jobs",
-     "SELECT count(*) FROM dibs_limit m WHERE running <>"
+    {"buckets of limited queues count the running jobs",
+     "SELECT count(*) FROM dibs_limit m WHERE EXISTS (SELECT 1"
+     " FROM dibs_setting s WHERE s.queue_id = m.queue_id AND (s.name IN"
+     " ('limit_per_key', 'rate_per_key') OR m.key = '' AND s.name IN"
+     " ('limit', 'rate'))) AND running <>"
      " (SELECT count(*) FROM dibs_leased l JOIN dibs_job j USING (id)"
      " WHERE l.queue_id = m.queue_id AND m.key IN ('', j.limit_key))"},
+    {"what runs of a limited queue and its keys is counted",
+     "SELECT count(*) FROM dibs_leased l JOIN dibs_job j USING (id)"
+     " JOIN dibs_queue q ON q.id = l.queue_id WHERE q.limited AND"
+     " (NOT EXISTS (SELECT 1 FROM dibs_limit m"
+     "  WHERE m.queue_id = q.id AND m.key = '') OR j.limit_key IS NOT NULL AND"
+     "  EXISTS (SELECT 1 FROM dibs_setting s WHERE s.queue_id = q.id"
+     "   AND s.name IN ('limit_per_key', 'rate_per_key')) AND NOT EXISTS"
+     "  (SELECT 1 FROM dibs_limit m"
+     "   WHERE m.queue_id = q.id AND m.key = j.limit_key))"},
     {"only a limited queue is held",
      "SELECT count(*) FROM dibs_queue WHERE held AND NOT limited"},
     {"what is held back is looked at some time",

@@ -28,6 +28,11 @@ void model_start(model *m, int64_t now) {
   memset(m, 0, sizeof *m);
   m->now = now;
   m->next_id = 1;
+  for (int i = 0; i < MODEL_QUEUES; i++) {
+    model_queue *queue = &m->queues[i];
+    queue->limit = queue->limit_per_key = queue->keep_count = -1;
+    for (int key = 0; key < MODEL_KEYS; key++) queue->tokens[key] = HUGE_VAL;
+  }
 }
 
 size_t model_count(const model *m) {
@@ -52,10 +57,16 @@ static void place_waiting(const model *m, model_job *job) {
   job->state = later ? DIBS_SCHEDULED : DIBS_READY;
 }
 
+/* The unfinished ones of its key, and a dead one that holds them. */
+static int is_in_lane(const model_job *job) {
+  return job->key &&
+         (is_unfinished(job) || (job->state == DIBS_DEAD && job->head));
+}
+
 /* Whether anybody but `job` is in its lane. */
 static int lane_has_others(model *m, const model_job *job) {
   FOR_EACH(other, m) {
-    if (other != job && is_unfinished(other) && other->key == job->key &&
+    if (other != job && is_in_lane(other) && other->key == job->key &&
         other->queue == job->queue) {
       return 1;
     }
@@ -142,15 +153,40 @@ static void hold_finish(model *m, const model_job *job) {
 
 /* ---- Ends ------------------------------------------------------------------- */
 
+/* Of the done jobs that are more than their queue keeps, let up to `limit` go, the
+** oldest first. Gives how many. */
+static int64_t keep_most(model *m, int queue, int limit) {
+  int64_t removed = 0;
+  for (; removed < limit; removed++) {
+    model_job *oldest = NULL;
+    int64_t kept = 0;
+    FOR_EACH(job, m) {
+      if (job->state != DIBS_DONE || job->queue != queue) continue;
+      kept++;
+      if (!oldest || job->finished_at < oldest->finished_at ||
+          (job->finished_at == oldest->finished_at && job->id < oldest->id)) {
+        oldest = job;
+      }
+    }
+    int64_t most = m->queues[queue].keep_count;
+    if (most < 0 || kept <= most) break;
+    oldest->state = 0;
+  }
+  return removed;
+}
+
 static void finish(model *m, model_job *job, int outcome) {
   lane_leave(m, job);
   hold_finish(m, job);
   job->state = DIBS_DONE;
   job->outcome = outcome;
   job->finished_at = m->now;
-  job->until = job->keep;
-  if (job->keep == 0) job->state = 0;
-  if (job->keep > 0 && job->keep != DIBS_FOREVER) job->until += m->now;
+  int64_t most = m->queues[job->queue].keep_count;
+  int64_t keep = job->keep;
+  if (keep == DIBS_UNSET) keep = most >= 0 ? DIBS_FOREVER : 0;
+  job->until = keep == DIBS_FOREVER ? keep : keep + m->now;
+  if (keep == 0) job->state = 0;
+  if (keep != 0 && most >= 0) keep_most(m, job->queue, 2);
 }
 
 static void remove_job(model *m, model_job *job) {
@@ -160,7 +196,7 @@ static void remove_job(model *m, model_job *job) {
 }
 
 static void die(model *m, model_job *job) {
-  lane_leave(m, job);
+  if (!job->key || !m->queues[job->queue].dead_head) lane_leave(m, job);
   hold_drop(m, job);
   job->state = DIBS_DEAD;
   job->finished_at = m->now;
@@ -204,6 +240,19 @@ static void lapse(model *m, model_job *job) {
   place_again(m, job);
 }
 
+void model_crash(model *m, model_job *job) {
+  job->errors++;
+  job->crashes++;
+  if (is_final(job) ||
+      (job->max_crashes > 0 && job->crashes >= job->max_crashes)) {
+    die(m, job);
+    return;
+  }
+  job->due_at = m->now;
+  if (job->crashes > 1) job->due_at += backoff(job);
+  place_again(m, job);
+}
+
 static void stage_ends(model *m, model_job *job) {
   m->late[m->late_next].id = job->id;
   m->late[m->late_next].until = m->now + DAY;
@@ -242,6 +291,9 @@ int64_t model_prune(model *m) {
     if (job->state != DIBS_DONE || job->until > m->now) continue;
     job->state = 0;
     removed++;
+  }
+  for (int queue = 0; queue < MODEL_QUEUES; queue++) {
+    removed += keep_most(m, queue, MODEL_JOBS);
   }
   for (model_hold *hold = m->holds; hold < m->holds + MODEL_JOBS; hold++) {
     if (hold->key && hold_ended(m, hold)) hold->key = 0;
@@ -320,11 +372,47 @@ int model_abort(model *m, int64_t id) {
 
 /* ---- Claiming and settling --------------------------------------------------------- */
 
+/* The bucket of a limit key, 0 that of the queue, as it is now. */
+static double tokens_now(model *m, int queue, int key) {
+  model_queue *q = &m->queues[queue];
+  const model_rate *rate = key ? &q->rate_per_key : &q->rate;
+  double burst = (double)(q->burst > 0 ? q->burst : rate->count);
+  if (!rate->count) return HUGE_VAL;
+  q->tokens[key] += (double)(m->now - q->at[key]) * (double)rate->count /
+                    (double)rate->period;
+  if (q->tokens[key] > burst) q->tokens[key] = burst;
+  q->at[key] = m->now;
+  return q->tokens[key];
+}
+
+static int64_t running(model *m, int queue, int limit_key) {
+  int64_t count = 0;
+  FOR_EACH(job, m) {
+    count += job->state == DIBS_RUNNING && job->queue == queue &&
+             (!limit_key || job->limit_key == limit_key);
+  }
+  return count;
+}
+
+/* Whether its limits, leaving the rates aside, let the job start. */
+static int has_place(model *m, const model_job *job) {
+  const model_queue *q = &m->queues[job->queue];
+  if (q->limit >= 0 && running(m, job->queue, 0) >= q->limit) return 0;
+  return !job->limit_key || q->limit_per_key < 0 ||
+         running(m, job->queue, job->limit_key) < q->limit_per_key;
+}
+
+static int may_start(model *m, const model_job *job) {
+  if (!has_place(m, job) || tokens_now(m, job->queue, 0) < 1) return 0;
+  return !job->limit_key || tokens_now(m, job->queue, job->limit_key) >= 1;
+}
+
 model_job *model_next(model *m, int queue) {
   model_job *best = NULL;
   if (m->paused[queue]) return NULL;
   FOR_EACH(job, m) {
-    if (job->state != DIBS_READY || job->queue != queue) continue;
+    if (job->state != DIBS_READY || job->queue != queue || !may_start(m, job))
+      continue;
     if (!best || job->priority > best->priority ||
         (job->priority == best->priority && job->id < best->id)) {
       best = job;
@@ -333,7 +421,40 @@ model_job *model_next(model *m, int queue) {
   return best;
 }
 
+static int64_t bucket_due(model *m, int queue, int key) {
+  const model_queue *q = &m->queues[queue];
+  const model_rate *rate = key ? &q->rate_per_key : &q->rate;
+  double tokens = tokens_now(m, queue, key);
+  if (tokens >= 1) return m->now;
+  return m->now + (int64_t)ceil((1 - tokens) * (double)rate->period /
+                                (double)rate->count);
+}
+
+int64_t model_token_due(model *m, int queue) {
+  int64_t earliest = DIBS_UNSET;
+  if (m->paused[queue]) return DIBS_UNSET;
+  FOR_EACH(job, m) {
+    if (job->state != DIBS_READY || job->queue != queue || !has_place(m, job))
+      continue;
+    int64_t due = bucket_due(m, queue, 0);
+    int64_t of_key =
+        job->limit_key ? bucket_due(m, queue, job->limit_key) : due;
+    if (of_key > due) due = of_key;
+    if (earliest == DIBS_UNSET || due < earliest) earliest = due;
+  }
+  return earliest;
+}
+
+int model_limited(const model *m, int queue) {
+  const model_queue *q = &m->queues[queue];
+  return q->limit >= 0 || q->limit_per_key >= 0 || q->rate.count ||
+         q->rate_per_key.count;
+}
+
 void model_claim(model *m, model_job *job, int64_t lease, const char *receipt) {
+  model_queue *q = &m->queues[job->queue];
+  if (q->rate.count) q->tokens[0] -= 1;
+  if (job->limit_key && q->rate_per_key.count) q->tokens[job->limit_key] -= 1;
   job->state = DIBS_RUNNING;
   job->attempt++;
   job->claimed_at = m->now;
@@ -428,15 +549,49 @@ int model_requeue(model *m, int64_t id) {
   if (job->state != DIBS_DEAD) return DIBS_STATE;
   if (job->unique && hold_find(m, job, 0)) return DIBS_EXISTS;
   job->attempt = 0;
+  job->crashes = 0;
   job->lapses = 0;
   job->due_at = m->now;
   job->expires_at = DIBS_UNSET;
   job->claimed_at = job->finished_at = DIBS_UNSET;
   job->state = DIBS_BLOCKED;
-  lane_join(m, job);
+  if (!job->head) lane_join(m, job); /* it may have held its lane */
   if (job->unique) hold_add(m, job);
   if (job->head) place_waiting(m, job);
   return DIBS_OK;
+}
+
+/* What is full stays full, whatever the burst is from now on; a rate that is new
+** begins so. */
+static void tokens_keep(model *m, int queue, int key) {
+  model_queue *q = &m->queues[queue];
+  const model_rate *rate = key ? &q->rate_per_key : &q->rate;
+  int64_t burst = q->burst > 0 ? q->burst : rate->count;
+  if (!rate->count || tokens_now(m, queue, key) >= (double)burst) {
+    q->tokens[key] = HUGE_VAL;
+  }
+  q->at[key] = m->now;
+}
+
+/* What dead heads hold is let go, and what the count alone has kept. */
+void model_set(model *m, int queue, const model_queue *wanted) {
+  model_queue *q = &m->queues[queue];
+  for (int key = 0; key < MODEL_KEYS; key++) tokens_keep(m, queue, key);
+  FOR_EACH(job, m) {
+    if (job->queue != queue) continue;
+    if (!wanted->dead_head && job->state == DIBS_DEAD) lane_leave(m, job);
+    if (wanted->keep_count < 0 && job->state == DIBS_DONE &&
+        q->keep_count >= 0 && job->keep == DIBS_UNSET) {
+      job->until = m->now;
+    }
+  }
+  q->limit = wanted->limit;
+  q->limit_per_key = wanted->limit_per_key;
+  q->rate = wanted->rate;
+  q->rate_per_key = wanted->rate_per_key;
+  q->burst = wanted->burst;
+  q->dead_head = wanted->dead_head;
+  q->keep_count = wanted->keep_count;
 }
 
 int model_pause(model *m, int queue, int pause) {

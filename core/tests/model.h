@@ -5,6 +5,10 @@
 ** written from the documented rules, as plainly as can be, for a handful of
 ** jobs; test_model.c holds it against the library.
 **
+** What a limit holds back is ready here: whether the library has put it aside by
+** then, as blocked, or not yet met it, is its own affair. What counts is what a
+** claim gives: the first in order that may start.
+**
 ** What only time brings about (leases that run out, jobs that fall due,
 ** expiries, stages, ends of keeping) happens, as in the library, when somebody
 ** claims: model_tidy().
@@ -19,6 +23,7 @@
 #define MODEL_QUEUES 4
 #define MODEL_JOBS   256
 #define MODEL_LATE   4096
+#define MODEL_KEYS   4 /* limit keys; 0 is none, or the queue itself */
 
 typedef struct model_job {
   int64_t id;
@@ -32,18 +37,21 @@ typedef struct model_job {
   int64_t expires_at;
   int64_t attempt;
   int64_t max_attempts;
+  int64_t crashes;
+  int64_t max_crashes;
   int64_t lapses;
   int64_t errors;
   int64_t backoff;
   double backoff_factor;
   int64_t backoff_cap;
-  int64_t keep;
+  int64_t keep;  /* DIBS_UNSET: not given */
   int64_t until; /* of the lease, or the stage, or the keeping */
   int64_t claimed_at;
   int64_t finished_at;
-  int key;    /* 0: none */
-  int head;   /* it is the head of its lane */
-  int unique; /* 0: none */
+  int key;       /* 0: none */
+  int head;      /* it is the head of its lane; a dead one holds it */
+  int limit_key; /* 0: none */
+  int unique;    /* 0: none */
   int scope_all;
   int64_t unique_for; /* DIBS_UNIQUE_UNTIL_*, or a time */
   char receipt[48];   /* of its last claim */
@@ -57,6 +65,25 @@ typedef struct model_hold {
   int64_t until; /* once the job is finished; 0: it is not */
 } model_hold;
 
+/* So many starts per period. */
+typedef struct model_rate {
+  int64_t count; /* 0: no rate */
+  int64_t period;
+} model_rate;
+
+/* What a queue is set to, and how many starts its rates allowed at a time. */
+typedef struct model_queue {
+  int64_t limit; /* -1: none */
+  int64_t limit_per_key;
+  model_rate rate;
+  model_rate rate_per_key;
+  int64_t burst;      /* 0: not given */
+  int dead_head;      /* 1: a dead head holds its lane */
+  int64_t keep_count; /* -1: none */
+  double tokens[MODEL_KEYS];
+  int64_t at[MODEL_KEYS];
+} model_queue;
+
 typedef struct model {
   int64_t now;
   int64_t next_id;
@@ -64,6 +91,7 @@ typedef struct model {
   model_hold holds[MODEL_JOBS];
   int64_t expired[MODEL_QUEUES];
   int paused[MODEL_QUEUES];
+  model_queue queues[MODEL_QUEUES];
   struct {
     int64_t id;
     int64_t until;
@@ -92,6 +120,19 @@ int model_abort(model *m, int64_t id);
 /* The next job that a claim on a queue gives, or NULL. */
 model_job *model_next(model *m, int queue);
 void model_claim(model *m, model_job *job, int64_t lease, const char *receipt);
+
+/* When time alone lets a job of a queue start that only rates hold back;
+** DIBS_UNSET: it will not, or there is none. */
+int64_t model_token_due(model *m, int queue);
+
+/* Whether a limit, of whatever kind, is set. */
+int model_limited(const model *m, int queue);
+
+/* Set a queue: `wanted` has all of its settings. */
+void model_set(model *m, int queue, const model_queue *wanted);
+
+/* The process that holds a job died. */
+void model_crash(model *m, model_job *job);
 
 /* The running job whose receipt it is and whose lease holds, or NULL. */
 model_job *model_holder(model *m, const char *receipt);

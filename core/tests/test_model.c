@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
 ** test_model.c: random sequences of operations, done to the library and to the
-** model side by side. Every status, id and count is compared as it comes, and
-** at short intervals every job in full.
+** model side by side: enqueues, claims, settlements, lanes, unique keys, stages,
+** expiries, limits and rates, what is kept, pauses, cancels, requeues, clears, and
+** processes that are killed. Every status, id and count is compared as it comes,
+** and every job in full, in short runs after each step, else at short intervals.
 **
 ** DIBS_TEST_SEED chooses the sequence (the seed is printed), DIBS_TEST_STEPS
 ** its length; DIBS_TEST_TRACE=1 prints each step.
@@ -10,6 +12,8 @@
 #include "harness.h"
 #include "model.h"
 
+#include <signal.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,6 +23,7 @@
 static const char *const names[MODEL_QUEUES] = {"a", "b/1", "b/2", "c"};
 static const char *const keys[] = {NULL, "k1", "k2"};
 static const char *const uniques[] = {NULL, "u1", "u2", "u3"};
+static const char *const limit_keys[MODEL_KEYS] = {NULL, "l1", "l2", "l3"};
 
 typedef struct run {
   fixture *f;
@@ -31,7 +36,8 @@ typedef struct run {
   char receipts[RECEIPTS][48]; /* the last ones given, good or stale */
   int next_receipt;
   char cursors[8][8]; /* queue served last, by set of patterns */
-  int64_t done[16];   /* how often each kind of step was taken */
+  int64_t crashed;    /* jobs whose process was killed */
+  int64_t done[20];   /* how often each kind of step was taken */
 } run;
 
 /* ---- Chance ----------------------------------------------------------------- */
@@ -76,15 +82,26 @@ static void show_model(const run *r) {
     const model_job *job = &r->model.jobs[i];
     if (!job->state) continue;
     print_error(
-        "job %lld %s %s%s key %d unique %d, due %lld until %lld "
+        "job %lld %s %s%s key %d limit key %d unique %d, due %lld until %lld "
         "expires %lld attempt %lld of %lld\n",
         (long long)job->id, names[job->queue], dibs_state_name(job->state),
-        job->head ? " head" : "", job->key, job->unique,
+        job->head ? " head" : "", job->key, job->limit_key, job->unique,
         job->due_at == DIBS_UNSET ? -1 : (long long)(job->due_at - START),
         (long long)(job->until - START),
         job->expires_at == DIBS_UNSET ? -1
                                       : (long long)(job->expires_at - START),
         (long long)job->attempt, (long long)job->max_attempts);
+  }
+  for (int i = 0; i < MODEL_QUEUES; i++) {
+    const model_queue *q = &r->model.queues[i];
+    print_error("queue %s limit %lld, %lld, rate %lld/%lld, %lld/%lld burst"
+                " %lld dead_head %d keep_count %lld tokens %g %g %g %g\n",
+                names[i], (long long)q->limit, (long long)q->limit_per_key,
+                (long long)q->rate.count, (long long)q->rate.period,
+                (long long)q->rate_per_key.count,
+                (long long)q->rate_per_key.period, (long long)q->burst,
+                q->dead_head, (long long)q->keep_count, q->tokens[0],
+                q->tokens[1], q->tokens[2], q->tokens[3]);
   }
   for (int i = 0; i < MODEL_JOBS; i++) {
     const model_hold *hold = &r->model.holds[i];
@@ -129,6 +146,12 @@ static void same(run *r, const char *what, int64_t id, int64_t value,
           (long long)value, (long long)wanted);
 }
 
+/* The state, as the model has it: what a limit holds back is ready there. */
+static int state_of(const dibs_job *job, const model_job *m) {
+  int aside = job->state == DIBS_BLOCKED && m->state == DIBS_READY;
+  return aside && m->limit_key ? DIBS_READY : job->state;
+}
+
 static void compare_job(run *r, const dibs_job *job) {
   model_job *m = model_find(&r->model, job->id);
   char payload[16];
@@ -138,11 +161,12 @@ static void compare_job(run *r, const dibs_job *job) {
     return;
   }
   snprintf(payload, sizeof payload, "%d", m->payload);
-  same(r, "state", job->id, job->state, m->state);
+  same(r, "state", job->id, state_of(job, m), m->state);
   same(r, "outcome", job->id, job->outcome,
        m->state == DIBS_DONE ? m->outcome : 0);
   same(r, "priority", job->id, job->priority, m->priority);
   same(r, "attempt", job->id, job->attempt, m->attempt);
+  same(r, "crashes", job->id, job->crashes, m->crashes);
   same(r, "max_attempts", job->id, job->max_attempts, m->max_attempts);
   same(r, "created_at", job->id, job->created_at, m->created_at);
   same(r, "due_at", job->id, job->due_at,
@@ -192,9 +216,9 @@ static void compare_counts(run *r) {
               DIBS_OK);
   for (int i = 0; i < MODEL_QUEUES; i++) {
     const dibs_queue_stats *queue = &stats->queues[i];
-    same(r, "ready", i, queue->ready, states[i][DIBS_READY]);
+    same(r, "ready or blocked", i, queue->ready + queue->blocked,
+         states[i][DIBS_READY] + states[i][DIBS_BLOCKED]);
     same(r, "scheduled", i, queue->scheduled, states[i][DIBS_SCHEDULED]);
-    same(r, "blocked", i, queue->blocked, states[i][DIBS_BLOCKED]);
     same(r, "staged", i, queue->staged, states[i][DIBS_STAGED]);
     same(r, "running", i, queue->running, states[i][DIBS_RUNNING]);
     same(r, "done", i, queue->done, states[i][DIBS_DONE]);
@@ -216,6 +240,8 @@ static dibs_job_options options_of(const model_job *job, int64_t now) {
   options.backoff_cap = job->backoff_cap;
   options.backoff_jitter = 0;
   options.keep = job->keep;
+  options.max_crashes = job->max_crashes;
+  options.limit_key = limit_keys[job->limit_key];
   options.key = keys[job->key];
   options.unique = uniques[job->unique];
   if (job->expires_at != DIBS_UNSET) options.expires = job->expires_at - now;
@@ -237,7 +263,7 @@ static void choose_unique(run *r, model_job *job) {
 }
 
 static model_job choose_job(run *r) {
-  static const int64_t keeps[] = {0, 0, 1000, 60000, DIBS_FOREVER};
+  static const int64_t keeps[] = {DIBS_UNSET, 0, 1000, 60000, DIBS_FOREVER};
   int64_t now = r->model.now;
   model_job job;
   memset(&job, 0, sizeof job);
@@ -256,7 +282,9 @@ static model_job choose_job(run *r) {
   job.backoff_factor = 1 + below(r, 5) / 2.0;
   job.backoff_cap = 20000;
   job.keep = keeps[below(r, (int)COUNT(keeps))];
-  if (job.keep == DIBS_FOREVER && !once_in(r, 4)) job.keep = 0;
+  if (job.keep == DIBS_FOREVER && !once_in(r, 4)) job.keep = DIBS_UNSET;
+  job.max_crashes = below(r, 4);
+  if (!once_in(r, 3)) job.limit_key = below(r, MODEL_KEYS);
   if (once_in(r, 2)) job.key = below(r, (int)COUNT(keys));
   if (once_in(r, 3)) choose_unique(r, &job);
   return job;
@@ -360,6 +388,20 @@ static void compare_claim(run *r, size_t at, const dibs_job_list *jobs,
   }
 }
 
+/* Whoever waits after a claim that found nothing wakes in time for the next token
+** of a rate. */
+static void compare_tokens(run *r, const struct set *set) {
+  int64_t at = 0;
+  same_status(r, "next_event", dibs_next_event(r->f->db, &at), DIBS_OK);
+  for (const int *queue = set->queues; *queue >= 0; queue++) {
+    int64_t due = model_token_due(&r->model, *queue);
+    if (due != DIBS_UNSET && (at == DIBS_UNSET || at > due)) {
+      differs(r, "next event at %lld, but queue %s has a token at %lld",
+              (long long)at, names[*queue], (long long)due);
+    }
+  }
+}
+
 static void step_claim(run *r) {
   size_t at = (size_t)below(r, (int)COUNT(sets));
   dibs_claim_options options = DIBS_CLAIM_OPTIONS_INIT;
@@ -385,8 +427,113 @@ static void step_claim(run *r) {
   same_status(r, "claim", status,
               status == DIBS_OK || next_in_order(r, &sets[at]) ? DIBS_OK
                                                                : DIBS_EMPTY);
+  if (status == DIBS_EMPTY) compare_tokens(r, &sets[at]);
   dibs_job_list_free(jobs);
 }
+
+/* ---- Crashes ---- */
+
+enum { CRASH_MOST = 3 };
+
+/* What a process tells of the jobs it has claimed, before it is killed. */
+typedef struct crash_report {
+  size_t count;
+  struct {
+    int64_t id;
+    int64_t attempt;
+    int64_t lease_until;
+    char receipt[48];
+  } jobs[CRASH_MOST];
+} crash_report;
+
+/* In a process of its own: claim, with leases that end with it, and die. */
+__attribute__((noreturn)) static void claim_and_die(fixture *f, size_t at,
+                                                    int64_t n, int out) {
+  dibs_claim_options options = DIBS_CLAIM_OPTIONS_INIT;
+  dibs_open_options open = fixture_options(f);
+  dibs_job_list *jobs = NULL;
+  dibs_db *db = NULL;
+  crash_report report = {.count = 0};
+  options.attached = 1;
+  options.n = n;
+  options.lease = HOUR;
+  dibs_open(f->path, &open, &db);
+  int status =
+      dibs_claim(db, sets[at].patterns, sets[at].count, &options, &jobs);
+  report.count = status == DIBS_OK ? jobs->count : 0;
+  if (status != DIBS_OK && status != DIBS_EMPTY) _exit(1);
+  for (size_t i = 0; i < report.count; i++) {
+    report.jobs[i].id = jobs->jobs[i].id;
+    report.jobs[i].attempt = jobs->jobs[i].attempt;
+    report.jobs[i].lease_until = jobs->jobs[i].lease_until;
+    snprintf(report.jobs[i].receipt, sizeof report.jobs[i].receipt, "%s",
+             jobs->jobs[i].receipt);
+  }
+  if (write(out, &report, sizeof report) != sizeof report) _exit(1);
+  kill(getpid(), SIGKILL);
+  _exit(1);
+}
+
+static crash_report crash_run(run *r, size_t at, int64_t n) {
+  crash_report report = {.count = 0};
+  int ends[2];
+  int how = 0;
+  expect_int(pipe(ends), 0);
+  pid_t child = fork();
+  if (child == 0) claim_and_die(r->f, at, n, ends[1]);
+  close(ends[1]);
+  ssize_t size = read(ends[0], &report, sizeof report);
+  close(ends[0]);
+  expect_int(waitpid(child, &how, 0), child);
+  expect_int(size, sizeof report);
+  expect_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
+  return report;
+}
+
+/* Others find out within a second or two, as they claim. */
+static void crash_await(run *r, const crash_report *report) {
+  static const char *const unused[] = {"nobody's"};
+  for (int tries = 0; tries < 20000; tries++) {
+    dibs_job_list *jobs = NULL;
+    int64_t held_still = 0;
+    int status = dibs_claim(r->f->db, unused, 1, NULL, &jobs);
+    same_status(r, "claim", status, DIBS_EMPTY);
+    for (size_t i = 0; i < report->count; i++) {
+      status = dibs_get(r->f->db, report->jobs[i].id, &jobs);
+      held_still += status == DIBS_OK && jobs->jobs[0].state == DIBS_RUNNING;
+      dibs_job_list_free(jobs);
+    }
+    if (!held_still) return;
+    usleep(1000);
+  }
+  differs(r, "what a dead process held is still held");
+}
+
+/* A process that claims some jobs is killed. */
+static void step_crash(run *r) {
+  size_t at = (size_t)below(r, (int)COUNT(sets));
+  int64_t n = 1 + below(r, CRASH_MOST);
+  dibs_job jobs[CRASH_MOST];
+  crash_report report = crash_run(r, at, n);
+  model_tidy(&r->model);
+  memset(jobs, 0, sizeof jobs);
+  for (size_t i = 0; i < report.count; i++) {
+    jobs[i].id = report.jobs[i].id;
+    jobs[i].attempt = report.jobs[i].attempt;
+    jobs[i].lease_until = report.jobs[i].lease_until;
+    jobs[i].receipt = report.jobs[i].receipt;
+  }
+  dibs_job_list list = {report.count, jobs};
+  compare_claim(r, at, &list, HOUR, 0);
+  crash_await(r, &report);
+  for (size_t i = 0; i < report.count; i++) {
+    model_crash(&r->model, model_find(&r->model, report.jobs[i].id));
+  }
+  model_tidy(&r->model);
+  r->crashed += (int64_t)report.count;
+}
+
+/* ---- The rest ---- */
 
 static void settle_some(run *r, dibs_settlement *s, size_t count) {
   for (size_t i = 0; i < count; i++) {
@@ -468,6 +615,61 @@ static void step_pause(run *r) {
                    : dibs_resume(r->f->db, set->patterns, set->count, &changed);
   same_status(r, pause ? "pause" : "resume", status, DIBS_OK);
   same(r, pause ? "paused" : "resumed", 0, changed, wanted);
+}
+
+/* Rates whose tokens are binary fractions, so that it does not matter how often
+** they are counted. */
+static void choose_rate(run *r, model_rate *rate, char text[32]) {
+  *rate = (model_rate){0, 0};
+  snprintf(text, 32, "none");
+  if (once_in(r, 2)) return;
+  rate->count = 1 << below(r, 3);
+  rate->period = once_in(r, 2) ? 1024 : 16384;
+  snprintf(text, 32, "%d/%dms", (int)rate->count, (int)rate->period);
+}
+
+static int64_t choose_count(run *r, int most, char text[32]) {
+  int64_t count = once_in(r, 2) ? below(r, most + 1) : -1;
+  snprintf(text, 32, count < 0 ? "none" : "%d", (int)count);
+  return count;
+}
+
+/* Some settings of a queue, at once. */
+static void step_set(run *r) {
+  int queue = below(r, MODEL_QUEUES);
+  model_queue wanted = r->model.queues[queue];
+  const char *settings[8];
+  const char *values[8];
+  char texts[8][32];
+  size_t count = 0;
+  for (int what = 0; what < 7; what++) {
+    static const char *const all[] = {
+        "limit", "limit_per_key", "rate",      "rate_per_key",
+        "burst", "dead_head",     "keep_count"};
+    char *text = texts[count];
+    if (!once_in(r, 3)) continue;
+    switch (what) {
+    case 0: wanted.limit = choose_count(r, 4, text); break;
+    case 1: wanted.limit_per_key = choose_count(r, 2, text); break;
+    case 2: choose_rate(r, &wanted.rate, text); break;
+    case 3: choose_rate(r, &wanted.rate_per_key, text); break;
+    case 4:
+      wanted.burst = choose_count(r, 8, text);
+      if (wanted.burst < 0) wanted.burst = 0;
+      break;
+    case 5:
+      wanted.dead_head = below(r, 2);
+      snprintf(text, 32, wanted.dead_head ? "block" : "skip");
+      break;
+    default: wanted.keep_count = choose_count(r, 4, text);
+    }
+    settings[count] = all[what];
+    values[count++] = text;
+  }
+  same_status(r, "set",
+              dibs_queue_set(r->f->db, names[queue], settings, values, count),
+              DIBS_OK);
+  model_set(&r->model, queue, &wanted);
 }
 
 static void step_cancel(run *r) {
@@ -601,6 +803,13 @@ static void step_peek(run *r) {
   int queue = below(r, MODEL_QUEUES);
   dibs_job_list *jobs = NULL;
   const model_job *best = NULL;
+  /* What limits hold back it may show, or have put aside. */
+  for (int i = 0; i < MODEL_JOBS; i++) {
+    const model_job *job = &r->model.jobs[i];
+    if (job->state == DIBS_READY && job->queue == queue && job->limit_key)
+      return;
+  }
+  if (model_limited(&r->model, queue)) return;
   int status = dibs_peek(r->f->db, &names[queue], 1, 1, &jobs);
   for (int i = 0; i < MODEL_JOBS; i++) {
     const model_job *job = &r->model.jobs[i];
@@ -633,6 +842,7 @@ static void step(run *r) {
       {3, step_change},   {3, step_requeue},    {1, step_redrive},
       {1, step_clear},    {1, step_prune},      {1, step_next_event},
       {3, step_peek},     {4, step_checkpoint}, {2, step_pause},
+      {1, step_set},
   };
   int total = 0;
   for (size_t i = 0; i < COUNT(steps); i++) total += steps[i].weight;
@@ -659,8 +869,12 @@ static void run_model(fixture *f, dibs_db *other, uint64_t seed,
   r->trace = (int)environment_number("DIBS_TEST_TRACE", 0);
   model_start(&r->model, START);
   for (r->step = 1; r->step <= steps; r->step++) {
-    step(r);
-    if (r->step % 32 == 0) compare_jobs(r);
+    if (r->other && once_in(r, 2000))
+      step_crash(r);
+    else
+      step(r);
+    /* A short run is looked at after each step. */
+    if (steps < 1000 || r->step % 32 == 0) compare_jobs(r);
     if (r->step % 256 == 0) compare_counts(r);
     /* Start afresh, so that kept and dead ones do not fill the place. */
     if (model_count(&r->model) >= MOST_JOBS && once_in(r, 50)) {
@@ -669,9 +883,10 @@ static void run_model(fixture *f, dibs_db *other, uint64_t seed,
       model_clear(&r->model, -1, 1, 1);
     }
   }
-  for (size_t i = 0; steps >= 5000 && i < 15; i++) {
+  for (size_t i = 0; steps >= 5000 && i < 16; i++) {
     expect_true(r->done[i] > 0);
   }
+  if (r->other && steps >= 20000) expect_true(r->crashed > 0);
   dibs_close(r->other);
   free(r);
 }
@@ -704,7 +919,7 @@ static void the_rules_hold_at_any_moment(void **state) {
   fixture *f = *state;
   uint64_t seed = choose_seed() + 2;
   print_message("DIBS_TEST_SEED=%llu\n", (unsigned long long)seed);
-  for (int i = 0; i < 100 / slowness(); i++) {
+  for (int i = 0; i < 60 / slowness(); i++) {
     run_model(f, NULL, seed + (uint64_t)i, 400);
     if (!file_is_sound(f->path)) {
       fail_msg("seed %llu", (unsigned long long)seed + (unsigned)i);
