@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import _dibs
+from ._app import App, current_job
 from ._codec import Codec
 from ._database import Attached, Clock, Database, attach, connect, open
 from ._engine import Engine, EngineJob, Settled
@@ -65,7 +66,24 @@ from ._operations import (
 )
 from ._options import ABSENT, JobOptions
 from ._queue import Queue
+from ._task import (
+    INJECTED,
+    AsyncTask,
+    Call,
+    Discard,
+    Fail,
+    Handle,
+    Release,
+    Retry,
+    Snooze,
+    Task,
+    TaskCancelled,
+    TaskOptions,
+    TaskTimeout,
+    Verdict,
+)
 from ._time import FOREVER, Duration, Moment
+from ._worker import Worker
 
 __version__ = _dibs.VERSION
 
@@ -86,24 +104,31 @@ __all__ = [
     "ABSENT",
     "ALL",
     "FOREVER",
+    "INJECTED",
+    "App",
+    "AsyncTask",
     "Attached",
     "AttemptError",
     "BusyError",
+    "Call",
     "Clock",
     "ClosedError",
     "Codec",
     "CorruptError",
     "Database",
     "DeadLetters",
+    "Discard",
     "Duration",
     "EmptyError",
     "Engine",
     "EngineJob",
     "Error",
     "ExistsError",
+    "Fail",
     "Finding",
     "ForkedError",
     "FullError",
+    "Handle",
     "InterruptedError",
     "InvalidError",
     "IoError",
@@ -125,13 +150,23 @@ __all__ = [
     "ReadonlyError",
     "Reason",
     "Redriven",
+    "Release",
+    "Retry",
     "SchemaError",
     "Settled",
     "SnapshotError",
+    "Snooze",
     "StateError",
+    "Task",
+    "TaskCancelled",
+    "TaskOptions",
+    "TaskTimeout",
     "TooBigError",
+    "Verdict",
+    "Worker",
     "attach",
     "connect",
+    "current_job",
     "install",
     "open",
     "uninstall",
