@@ -315,6 +315,9 @@ DIBS_API int dibs_open(const char *path, const dibs_open_options *options,
 **                as soon as there are
 ** DIBS_SNAPSHOT  the application's transaction has read an older state and
 **                cannot write: it must begin with BEGIN IMMEDIATE
+** DIBS_BUSY      another connection writes for longer than this one's busy
+**                timeout; at once where that is one that dibs is attached to,
+**                too, and this thread's. So it is with dibs_open()'s handles
 ** DIBS_LIBRARY   as for dibs_open(); it can come from the first operation, too
 ** DIBS_NOMEM, DIBS_MISUSE, and what making the tables can give
 */

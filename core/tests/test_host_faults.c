@@ -15,7 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Every fifth place for an operation, another one for the next. */
+/* Every fifth place for an operation, another one for the next; with a rollback
+** journal every tenth. */
 #define PLACES_STEP ((size_t)(5 * slowness()))
 
 /* ---- Killed -------------------------------------------------------------- */
@@ -77,20 +78,29 @@ static int kill_at(stage *s, const operation *op, const place *where) {
   return kills;
 }
 
-static void a_killed_host_leaves_all_or_nothing(void **state) {
-  fixture *f = *state;
+static void kill_every_operation(fixture *f, int delete_mode) {
   stage s;
   int kills = 0;
-  host_stage(&s, f, 0);
+  size_t step = PLACES_STEP << delete_mode;
+  host_stage(&s, f, delete_mode);
   for (size_t i = 0; i < operation_count; i++) {
     if (!host_tries(&operations[i])) continue;
     stage_rehearse(&s, &operations[i]);
-    for (size_t j = i % PLACES_STEP; j < place_count; j += PLACES_STEP)
+    for (size_t j = (i + (size_t)delete_mode) % step; j < place_count;
+         j += step)
       kills += kill_at(&s, &operations[i], &places[j]);
   }
   print_message("%d kills\n", kills);
   expect_true(kills > (getenv("DIBS_TEST_OPERATION") ? 0 : 300 / slowness()));
   stage_end(&s);
+}
+
+static void a_killed_host_leaves_all_or_nothing(void **state) {
+  kill_every_operation(*state, 0);
+}
+
+static void so_does_one_with_a_rollback_journal(void **state) {
+  kill_every_operation(*state, 1);
 }
 
 /* ---- Without memory ------------------------------------------------------ */
@@ -192,6 +202,7 @@ static void attaching_without_memory(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST_CLOSED(a_killed_host_leaves_all_or_nothing),
+      TEST_CLOSED(so_does_one_with_a_rollback_journal),
       TEST_CLOSED(one_allocation_fails),
       TEST_CLOSED(all_allocations_fail_from_then_on),
       TEST_CLOSED(attaching_without_memory),

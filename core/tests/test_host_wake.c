@@ -77,11 +77,15 @@ static dibs_db *open_really(const char *path) {
   return db;
 }
 
-static void waiter_start(waiter *w, const char *path, const char *queue) {
-  w->db = open_really(path);
+static void waiter_run(waiter *w, const char *queue) {
   w->queue = queue;
   w->got = 0;
   expect_int(pthread_create(&w->thread, NULL, waiter_main, w), 0);
+}
+
+static void waiter_start(waiter *w, const char *path, const char *queue) {
+  w->db = open_really(path);
+  waiter_run(w, queue);
 }
 
 static void waiter_end(waiter *w) {
@@ -225,6 +229,39 @@ static void a_handle_that_is_closed_has_told(void **state) {
   expect_int(sqlite3_close(h.sqlite), SQLITE_OK);
 }
 
+/* With a rollback journal a reader keeps the host from its commit. */
+static void a_commit_that_succeeds_later_tells_then(void **state) {
+  fixture *f = *state;
+  waiter w;
+  close_checked(f);
+  raw_run(f, "PRAGMA journal_mode=DELETE");
+  int monitors = monitors_stop(f);
+  host h = host_open(f);
+  sqlite3 *reader = plain_open(f->path);
+  host reads = {.sqlite = reader};
+  dibs_open_options options = DIBS_OPEN_OPTIONS_INIT;
+  options.keep_journal_mode = 1;
+  expect_ok(w.db, dibs_open(f->path, &options, &w.db));
+  waiter_run(&w, "a");
+  expect_waiters(f, 1);
+  sqlite3_busy_timeout(h.sqlite, 0);
+  host_run(&h, "BEGIN IMMEDIATE");
+  expect_ok(h.db, put_in(&h, "a"));
+  host_run(&reads, "BEGIN; SELECT count(*) FROM dibs_job");
+  uint64_t signals = sidecar_counter(f, SIGNALS);
+  expect_int(sqlite3_exec(h.sqlite, "COMMIT", NULL, NULL, NULL), SQLITE_BUSY);
+  expect_int(sidecar_counter(f, SIGNALS), signals);
+  host_run(&reads, "COMMIT");
+  expect_int(sqlite3_close(reader), SQLITE_OK);
+  host_run(&h, "COMMIT");
+  expect_got(&w, 1);
+  expect_true(sidecar_counter(f, SIGNALS) > signals);
+  expect_int(sidecar_counter(f, RESCUES), 0);
+  waiter_end(&w);
+  close(monitors);
+  host_close(&h);
+}
+
 /* In memory, shared by the connections of the process. */
 static void a_shared_database_in_memory(void **state) {
   static const char *const uri = "file:/host-wake?vfs=memdb";
@@ -363,6 +400,7 @@ int main(void) {
       TEST(and_by_a_statement),
       TEST(a_process_is_woken_by_the_commit),
       TEST(a_handle_that_is_closed_has_told),
+      TEST(a_commit_that_succeeds_later_tells_then),
       TEST_CLOSED(a_shared_database_in_memory),
       TEST(in_any_order),
   };
