@@ -29,12 +29,13 @@ static struct {
   int moving;                  /* a checkpoint writes to the file */
   int checkpoints;             /* that wrote to it */
   int unguarded;               /* of which beside a possible writer */
+  int full;                    /* nothing more can be written to a WAL */
   void (*on_open)(void);       /* a database file is opened */
   void (*on_checkpoint)(void); /* the lock for checkpoints was taken */
   void (*on_fetch)(void);      /* a changed WAL was noticed */
 } seen_locks;
 
-static const sqlite3_io_methods *real_methods;
+static const sqlite3_io_methods *real_methods, *real_wal_methods;
 static sqlite3_vfs *real_vfs;
 
 /* Call once what was asked for, and nothing while it runs. */
@@ -90,6 +91,20 @@ static int watch_unfetch(sqlite3_file *file, sqlite3_int64 at, void *page) {
   return real_methods->xUnfetch(file, at, page);
 }
 
+static int watch_write_wal(sqlite3_file *file, const void *data, int size,
+                           sqlite3_int64 at) {
+  if (seen_locks.full) return SQLITE_FULL;
+  return real_wal_methods->xWrite(file, data, size, at);
+}
+
+static void watch_wal(sqlite3_file *file) {
+  static sqlite3_io_methods methods;
+  real_wal_methods = file->pMethods;
+  methods = *real_wal_methods;
+  methods.xWrite = watch_write_wal;
+  file->pMethods = &methods;
+}
+
 /* The file is the real one, but for some of its methods. */
 static int watch_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file,
                       int flags, int *flags_out) {
@@ -97,6 +112,7 @@ static int watch_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file,
   (void)vfs;
   if (flags & SQLITE_OPEN_MAIN_DB) call_once(&seen_locks.on_open);
   int code = real_vfs->xOpen(real_vfs, name, file, flags, flags_out);
+  if (!code && flags & SQLITE_OPEN_WAL) watch_wal(file);
   if (code || !(flags & SQLITE_OPEN_MAIN_DB)) return code;
   real_methods = file->pMethods;
   methods = *real_methods;
@@ -268,6 +284,31 @@ static void nobody_writes_while_a_checkpoint_runs(void **state) {
 }
 
 /* What the test before would see of SQLite's own. */
+/* One behind an operation that found the disk full, whatever the library is. */
+static void so_it_is_where_the_disk_is_full(void **state) {
+  static const int versions[] = {AFFECTED, REPAIRED};
+  fixture *f = *state;
+  for (size_t i = 0; i < COUNT(versions); i++) {
+    f->db = open_with(f, versions[i]);
+    intruder_open(f);
+    write_pages(f->db, 64);
+    watch_reset();
+    seen_locks.on_checkpoint = intrude;
+    seen_locks.full = 1;
+    expect_status(f->db, dibs_enqueue(f->db, "q", dibs_none(), NULL, NULL),
+                  DIBS_FULL);
+    seen_locks.full = 0;
+    expect_int(seen_locks.checkpoints, 1);
+    expect_int(seen_locks.unguarded, 0);
+    expect_int(seen_locks.writers, 0);
+    expect_int(intrusions, 1);
+    expect_int(intruded, 0);
+    expect_ok(f->db, dibs_enqueue(f->db, "q", dibs_none(), NULL, NULL));
+    intruder_close();
+    close_checked(f);
+  }
+}
+
 static void somebody_may_write_while_an_automatic_one_runs(void **state) {
   fixture *f = *state;
   f->db = open_with(f, REPAIRED);
@@ -598,6 +639,7 @@ int main(void) {
       TEST_CLOSED(a_repaired_library_checkpoints_by_itself),
       TEST_CLOSED(the_last_close_has_the_file_to_itself),
       TEST_CLOSED(nobody_writes_while_a_checkpoint_runs),
+      TEST_CLOSED(so_it_is_where_the_disk_is_full),
       TEST_CLOSED(somebody_may_write_while_an_automatic_one_runs),
       TEST_CLOSED(a_writer_only_puts_it_off),
       TEST_CLOSED(a_reader_keeps_nobody_waiting),
