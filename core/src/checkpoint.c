@@ -140,7 +140,7 @@ void wal_make_room(dibs_db *db) {
   char message[sizeof db->message];
   int status = db->status;
   int64_t id = db->error_id, index = db->error_index;
-  if (db->in_memory) return;
+  if (!db->has_wal) return;
   memcpy(message, db->message, sizeof message);
   handle_clear(db);
   wal_move(db, &pages, &moved);
