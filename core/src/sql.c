@@ -94,6 +94,14 @@ static void io_fail(dibs_db *db, const char *text) {
                 number ? strerror(number) : "");
 }
 
+static void readonly_fail(dibs_db *db) {
+  handle_fail(db, DIBS_READONLY, "%s cannot be written: check %s", db->path,
+              db->attached ? "whether the application's connection may write "
+                             "(PRAGMA query_only), and the permissions of the "
+                             "file and its folder"
+                           : "the permissions of the file and its folder");
+}
+
 /* Primary result codes whose text says it all. */
 static bool fixed_fail(dibs_db *db, int primary) {
   switch (primary) {
@@ -103,12 +111,7 @@ static bool fixed_fail(dibs_db *db, int primary) {
                 "some and try again",
                 db->path);
     return true;
-  case SQLITE_READONLY:
-    handle_fail(db, DIBS_READONLY,
-                "%s cannot be written: check the permissions"
-                " of the file and its folder",
-                db->path);
-    return true;
+  case SQLITE_READONLY: readonly_fail(db); return true;
   case SQLITE_CORRUPT:
     handle_fail(db, DIBS_CORRUPT,
                 "%s is damaged: stop all writers, keep a "

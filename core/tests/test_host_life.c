@@ -439,6 +439,20 @@ static void a_connection_that_only_reads(void **state) {
   expect_int(sqlite3_close(sqlite), SQLITE_OK);
 }
 
+static void a_connection_that_only_asks(void **state) {
+  fixture *f = *state;
+  host h = host_open(f);
+  for (int i = 0; i < 2; i++) {
+    host_run(&h, i ? "PRAGMA query_only=ON; BEGIN" : "PRAGMA query_only=ON");
+    expect_status(h.db, enqueue_one(h.db), DIBS_READONLY);
+    expect_says(dibs_error(h.db), "query_only");
+    expect_says(dibs_error(h.db), f->path);
+    host_run(&h, i ? "COMMIT; PRAGMA query_only=OFF" : "PRAGMA query_only=OFF");
+    expect_ok(h.db, enqueue_one(h.db));
+  }
+  host_close(&h);
+}
+
 static void a_database_in_memory(void **state) {
   fixture *f = *state;
   dibs_open_options options = fixture_options(f);
@@ -915,6 +929,7 @@ int main(void) {
       TEST(tables_may_be_dropped),
       TEST(the_hosts_schema_may_change),
       TEST(a_connection_that_only_reads),
+      TEST(a_connection_that_only_asks),
       TEST_CLOSED(a_database_in_memory),
       TEST_CLOSED(a_database_in_utf16),
       TEST(a_rollback_journal),
