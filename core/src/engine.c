@@ -374,12 +374,6 @@ static void turn_claim(dibs_db *db, dibs_engine *engine, struct turn *turn) {
   dibs_job_list_free(&claim.list->list);
 }
 
-/* Leases count from when the lock is ours, however long that took. */
-static void write_begin(dibs_db *db) {
-  sql_begin_write(db);
-  db->now = dibs_now(db);
-}
-
 /* The turn's part on the database. On failure nothing was done. */
 static int turn_write(dibs_engine *engine, struct turn *turn) {
   int status;
@@ -387,7 +381,7 @@ static int turn_write(dibs_engine *engine, struct turn *turn) {
   if (!handle_enter(db, &status)) return status;
   duties(db);
   turn->asked = db->now;
-  write_begin(db);
+  sql_begin_write(db);
   finished_settle(db, engine, turn);
   kept_extend(db, engine, turn);
   tidy(db, engine->patterns);
@@ -1164,7 +1158,7 @@ static int returned_write(dibs_engine *engine, struct returned *returned,
   engine_beat(engine);
   if (!handle_enter(db, &status)) return status;
   int64_t asked = db->now;
-  write_begin(db);
+  sql_begin_write(db);
   for (size_t i = 0; i < count && !db->status; i++) {
     settlement_run(db, &returned[i].settlement,
                    settle_time(engine, returned[i].epoch, asked));
