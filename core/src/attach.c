@@ -27,6 +27,9 @@
 ** one belongs to one thread at a time, by the host's own promise. Whoever has
 ** the mutex of the list below may only try a connection's.
 **
+** A host may have lowered the connection's limits, as SQLite advises those who run
+** SQL of strangers. What our statements need is lifted for each operation.
+**
 ** A connection that dibs is never used on costs nothing; a database without our
 ** tables gets no sidecar.
 */
@@ -45,6 +48,17 @@ struct savepoint {
   struct wakes wakes;
 };
 
+/* What our statements need of the connection's limits. */
+static const struct {
+  int which;
+  int least;
+} needs[] = {
+    {SQLITE_LIMIT_SQL_LENGTH, 100000}, {SQLITE_LIMIT_COLUMN, 100},
+    {SQLITE_LIMIT_EXPR_DEPTH, 100},    {SQLITE_LIMIT_COMPOUND_SELECT, 50},
+    {SQLITE_LIMIT_VDBE_OP, 25000},     {SQLITE_LIMIT_FUNCTION_ARG, 16},
+    {SQLITE_LIMIT_VARIABLE_NUMBER, 64}};
+#define NEED_COUNT (sizeof needs / sizeof *needs)
+
 struct attached {
   dibs_db *next;
   int references; /* handles that were given out */
@@ -57,6 +71,7 @@ struct attached {
   /* Others read these two. */
   _Atomic(pthread_t) thread; /* that used it last */
   atomic_bool roams;         /* more than one has used it */
+  int limits[NEED_COUNT];    /* the host's, while an operation is under way */
   sqlite3_stmt *signal;
   struct wakes pending;  /* for the host's commit */
   struct log_list noted; /* the same */
@@ -381,6 +396,23 @@ connection_mutex(const struct sqlite3_api_routines *sqlite3_api,
   return provider_has_threads(sqlite3_api) ? sqlite3_db_mutex(sqlite) : NULL;
 }
 
+static void limits_lift(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  for (size_t i = 0; i < NEED_COUNT; i++) {
+    int *limit = &db->attached->limits[i];
+    *limit = sqlite3_limit(db->sqlite, needs[i].which, -1);
+    if (*limit < needs[i].least)
+      sqlite3_limit(db->sqlite, needs[i].which, needs[i].least);
+  }
+}
+
+static void limits_restore(dibs_db *db) {
+  SQLITE_LIBRARY(db);
+  for (size_t i = 0; i < NEED_COUNT; i++)
+    if (db->attached->limits[i] < needs[i].least)
+      sqlite3_limit(db->sqlite, needs[i].which, db->attached->limits[i]);
+}
+
 bool attached_enter(dibs_db *db, int *status) {
   struct attached *attached = db->attached;
   *status = DIBS_CLOSED;
@@ -402,6 +434,7 @@ bool attached_enter(dibs_db *db, int *status) {
   attached->rowid = sqlite3_last_insert_rowid(db->sqlite);
   handle_clear(db);
   db->now = db->asked = dibs_now(db);
+  limits_lift(db);
   keeper_connect(db);
   return true;
 }
@@ -413,6 +446,7 @@ void attached_leave(dibs_db *db) {
   sqlite3_mutex *mutex = connection_mutex(db->api, db->sqlite);
   sqlite3_set_last_insert_rowid(db->sqlite, db->attached->rowid);
   if (db->status == DIBS_SCHEMA) db->schema = 0;
+  limits_restore(db);
   db->attached->inside = false;
   if (mutex) sqlite3_mutex_leave(mutex);
 }

@@ -58,6 +58,7 @@ struct dibs_provider {
   X(last_insert_rowid)                                                         \
   X(libversion)                                                                \
   X(libversion_number)                                                         \
+  X(limit)                                                                     \
   X(log)                                                                       \
   X(mprintf)                                                                   \
   X(open_v2)                                                                   \

@@ -266,6 +266,64 @@ static void a_host_that_does_not_trust_its_schema(void **state) {
   expect_int(dibs_close(db), DIBS_OK);
 }
 
+/* ---- Limits that are low ------------------------------------------------------- */
+
+/* What sqlite.org/security.html advises whoever runs the SQL of strangers. */
+static const struct {
+  int which;
+  int most;
+} advised[] = {{SQLITE_LIMIT_LENGTH, 1000000},
+               {SQLITE_LIMIT_SQL_LENGTH, 100000},
+               {SQLITE_LIMIT_COLUMN, 100},
+               {SQLITE_LIMIT_EXPR_DEPTH, 10},
+               {SQLITE_LIMIT_COMPOUND_SELECT, 3},
+               {SQLITE_LIMIT_VDBE_OP, 25000},
+               {SQLITE_LIMIT_FUNCTION_ARG, 8},
+               {SQLITE_LIMIT_ATTACHED, 0},
+               {SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50},
+               {SQLITE_LIMIT_VARIABLE_NUMBER, 10},
+               {SQLITE_LIMIT_TRIGGER_DEPTH, 10}};
+
+static void limits_that_are_low(void **state) {
+  fixture *f = *state;
+  static const char *const deeds[] = {
+      "SELECT dibs_init()",
+      "SELECT dibs_enqueue('q', '1', '{\"key\":\"k\",\"unique\":\"u\","
+      "\"headers\":{\"a\":\"b\"},\"expires\":99,\"keep\":\"1d\"}')",
+      "SELECT dibs_enqueue_many('q', '[2,3,4]')",
+      "SELECT dibs_enqueue('q', '5', '{\"stage\":\"5m\"}')",
+      "CREATE TEMP TABLE held AS"
+      " SELECT * FROM dibs_claim('*', '{\"n\":4}')",
+      "SELECT dibs_ack(receipt) FROM held WHERE id = 1",
+      "SELECT dibs_retry(receipt) FROM held WHERE id = 2",
+      "SELECT dibs_checkpoint(receipt, '3') FROM held WHERE id = 3",
+      "SELECT dibs_progress(receipt, 0.5, 'x') FROM held WHERE id = 3",
+      "SELECT dibs_fail(receipt) FROM held WHERE id = 3",
+      "SELECT dibs_queue_set('q', '{\"limit\":5,\"rate\":\"10/1s\"}')",
+      "SELECT dibs_queue_show('q'), dibs_stats(), dibs_explain_queue('q')",
+      "SELECT dibs_explain(2), dibs_change(2, '{\"priority\":5}')",
+      "SELECT dibs_pause('*'), dibs_resume('*'), dibs_redrive('*')",
+      "SELECT dibs_commit(5), dibs_cancel(2), dibs_purge('*'), dibs_prune()",
+      "BEGIN; SELECT dibs_clear('*'); ROLLBACK",
+      "SELECT dibs_clear('*')",
+  };
+  sqlite3 *sqlite = host_bare(f);
+  for (size_t i = 0; i < COUNT(advised); i++)
+    sqlite3_limit(sqlite, advised[i].which, advised[i].most);
+  for (size_t i = 0; i < COUNT(deeds); i++) {
+    run(sqlite, deeds[i]);
+    for (size_t j = 0; j < COUNT(advised); j++)
+      expect_int(sqlite3_limit(sqlite, advised[j].which, -1), advised[j].most);
+  }
+  expect_int(refused(sqlite, "SELECT dibs_enqueue('q', zeroblob(1000000))",
+                     "DIBS_TOO_BIG: "),
+             SQLITE_ERROR);
+  refused(sqlite, "SELECT dibs_ack('1:0000000000000000')", "DIBS_LOST: ");
+  for (size_t j = 0; j < COUNT(advised); j++)
+    expect_int(sqlite3_limit(sqlite, advised[j].which, -1), advised[j].most);
+  host_close(sqlite);
+}
+
 /* ---- Failures half-way -------------------------------------------------------- */
 
 /* A clear of many jobs goes in steps, but not so the function. */
@@ -779,6 +837,7 @@ int main(void) {
       TEST_CLOSED(a_statement_that_fails_takes_its_jobs_with_it),
       TEST_CLOSED(a_trigger_on_our_tables_may_not_call_us),
       TEST_CLOSED(a_host_that_does_not_trust_its_schema),
+      TEST_CLOSED(limits_that_are_low),
       TEST_CLOSED(what_goes_in_steps_is_whole),
       TEST_CLOSED(a_claim_whose_statement_is_overtaken),
       TEST_CLOSED(functions_of_a_statement_that_is_overtaken),
