@@ -108,9 +108,8 @@ class Shell:
 
 def connect(path=":memory:", timeout=20.0, load=True, **options):
     """A connection of Python's sqlite3, without transactions of its own."""
-    connection = sqlite3.connect(
-        path, timeout=timeout, isolation_level=None, **options
-    )
+    options = {"isolation_level": None, **options}
+    connection = sqlite3.connect(path, timeout=timeout, **options)
     if load:
         connection.enable_load_extension(True)
         connection.load_extension(EXTENSION)

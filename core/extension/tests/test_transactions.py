@@ -69,6 +69,25 @@ def test_a_refused_call_leaves_the_transaction_open(db):
     assert (db.count(), db.value("SELECT count(*) FROM t")) == (2, 1)
 
 
+def test_pythons_own_transactions(db):
+    """They begin with an INSERT, not with a SELECT, as the README says."""
+    db.rows("CREATE TABLE t(x)")
+    sql = connect(db.path, isolation_level="DEFERRED")
+    enqueue = "SELECT dibs_enqueue('q', '1')"
+    for statements, left in [
+        (["INSERT INTO t VALUES (1)", enqueue], 0),
+        (["BEGIN IMMEDIATE", enqueue, "INSERT INTO t VALUES (1)"], 0),
+        ([enqueue, "INSERT INTO t VALUES (1)"], 1),
+    ]:
+        with pytest.raises(KeyError), sql:
+            for statement in statements:
+                sql.execute(statement).fetchall()
+            raise KeyError
+        assert db.value("SELECT count(*) FROM t") == 0
+        assert db.count() == left, statements
+    sql.close()
+
+
 def test_init_within_a_transaction(tmp_path):
     sql = connect(str(tmp_path / "app.db"))
     sql.execute("BEGIN")
