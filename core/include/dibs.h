@@ -1106,13 +1106,19 @@ typedef struct dibs_change_options {
   int64_t priority; /* 32-bit; DIBS_UNSET: as it is */
   int64_t delay;    /* ms from now; not with `at` */
   int64_t at;       /* ms since 1970; not with `delay` */
+  int64_t stage;    /* ms from now within which dibs_commit() must come; of a
+                    ** staged job. Never shortens what there is */
 } dibs_change_options;
 
 #define DIBS_CHANGE_OPTIONS_INIT                                               \
-  { sizeof(dibs_change_options), DIBS_UNSET, DIBS_UNSET, DIBS_UNSET }
+  {                                                                            \
+    sizeof(dibs_change_options), DIBS_UNSET, DIBS_UNSET, DIBS_UNSET,           \
+        DIBS_UNSET                                                             \
+  }
 
 /* Change a waiting job (ready, scheduled, blocked, staged). DIBS_NOT_FOUND;
-** DIBS_STATE when it is running, done or dead. */
+** DIBS_STATE when it is running, done or dead, or with `stage` not staged;
+** DIBS_LATE when that job's time to commit is over. */
 DIBS_API int dibs_change(dibs_db *db, int64_t id,
                          const dibs_change_options *options);
 

@@ -120,6 +120,10 @@ static void change_check(dibs_db *db, const dibs_change_options *options) {
            (options->at < 0 || options->at > TIME_MAX))
     handle_fail(db, DIBS_INVALID, "at is %lld: give milliseconds since 1970",
                 (long long)options->at);
+  else if (options->stage != DIBS_UNSET &&
+           (options->stage < 1 || options->stage > TIME_MAX))
+    handle_fail(db, DIBS_INVALID, "stage is %lld ms: give more than 0",
+                (long long)options->stage);
 }
 
 static void change_run(dibs_db *db, const struct job *job,
@@ -129,6 +133,9 @@ static void change_run(dibs_db *db, const struct job *job,
   if (options->delay != DIBS_UNSET)
     history->due_at = time_add(db->now, options->delay);
   if (options->at != DIBS_UNSET) history->due_at = options->at;
+  if (options->stage != DIBS_UNSET &&
+      placement->until < time_add(db->now, options->stage))
+    placement->until = time_add(db->now, options->stage);
   job_move(db, job, placement,
            options->priority == DIBS_UNSET ? job->priority : options->priority);
   limit_passed(db, job);
@@ -149,6 +156,13 @@ int dibs_change(dibs_db *db, int64_t id, const dibs_change_options *options) {
                 "job %lld is %s: only a waiting job can be "
                 "changed",
                 (long long)id, dibs_state_name(placement.state));
+  else if (options->stage != DIBS_UNSET && placement.state != DIBS_STAGED)
+    handle_fail(db, DIBS_STATE, "job %lld is %s, not staged", (long long)id,
+                dibs_state_name(placement.state));
+  else if (options->stage != DIBS_UNSET && placement.until <= db->now)
+    handle_fail(db, DIBS_LATE,
+                "the time of staged job %lld ran out: enqueue it again",
+                (long long)id);
   else
     change_run(db, &job, &placement, options);
   placement_free(&placement);

@@ -608,10 +608,11 @@ int file_is_sound(const char *path) {
 /* ---- Dumps and copies ---------------------------------------------------- */
 
 static const char *const tables[] = {
-    "dibs_meta",      "dibs_queue",   "dibs_job",    "dibs_ready",
-    "dibs_scheduled", "dibs_blocked", "dibs_staged", "dibs_leased",
-    "dibs_done",      "dibs_dead",    "dibs_error",  "dibs_lane",
-    "dibs_unique",    "dibs_expiry",
+    "dibs_meta",      "dibs_queue",   "dibs_job",     "dibs_ready",
+    "dibs_scheduled", "dibs_blocked", "dibs_staged",  "dibs_leased",
+    "dibs_done",      "dibs_dead",    "dibs_error",   "dibs_lane",
+    "dibs_unique",    "dibs_expiry",  "dibs_setting", "dibs_limit",
+    "dibs_kept",
 };
 
 static int is_hint(const char *column) {

@@ -12,12 +12,14 @@
 /* What the operations know of it. */
 static struct {
   int64_t ready, scheduled, head, blocked, stage, unique, dead, skipped, done;
-  char held[64];    /* a plain lease */
-  char kept[64];    /* of a job that is kept */
-  char last[64];    /* of a job on its last attempt */
-  char lane[64];    /* of the head of a lane with others behind it */
-  char other[64];   /* a second plain lease */
-  char expired[64]; /* of a job whose expiry will have passed */
+  char held[64];     /* a plain lease */
+  char kept[64];     /* of a job that is kept */
+  char last[64];     /* of a job on its last attempt */
+  char lane[64];     /* of the head of a lane with others behind it */
+  char other[64];    /* a second plain lease */
+  char expired[64];  /* of a job whose expiry will have passed */
+  char limited[64];  /* of a limited queue, others waiting for its end */
+  int64_t dead_head; /* holds its lane */
 } known;
 
 static dibs_job_options plain_options(void) {
@@ -130,6 +132,35 @@ static void prepare_finished(fixture *f) {
   }
 }
 
+/* A queue that is set to all there is: of four jobs of a limit key one runs, one
+** is put aside and two have not been met; two are done and kept, and a dead one
+** holds its lane. */
+static void prepare_limited(fixture *f) {
+  static const char *const names[] = {"limit",     "limit_per_key",
+                                      "rate",      "rate_per_key",
+                                      "dead_head", "keep_count"};
+  static const char *const values[] = {"2", "1", "8/1s", "4/1s", "block", "2"};
+  dibs_job_options options = plain_options();
+  expect_ok(f->db, dibs_queue_set(f->db, "lim", names, values, COUNT(names)));
+  for (int i = 0; i < 2; i++) {
+    put_with(f, "lim", "1", &options);
+    expect_ok(f->db, dibs_ack(f->db, take(f, "lim").receipt, NULL));
+  }
+  options.key = "lane";
+  known.dead_head = kill_job(f, "lim", &options);
+  put_with(f, "lim", "1", &options);
+  options.key = NULL;
+  options.limit_key = "a";
+  put_with(f, "lim", "1", &options);
+  put_with(f, "lim", "1", &options);
+  hold(f, "lim", DAY, known.limited);
+  expect_nothing(f, "lim");
+  put_with(f, "lim", "1", &options);
+  put_with(f, "lim", "1", &options);
+  options.limit_key = "b";
+  put_with(f, "lim", "1", &options);
+}
+
 void stage_prepare(stage *s, fixture *f, int delete_mode) {
   memset(s, 0, sizeof *s);
   s->f = f;
@@ -140,6 +171,7 @@ void stage_prepare(stage *s, fixture *f, int delete_mode) {
   prepare_large(f);
   prepare_leased(f);
   prepare_finished(f);
+  prepare_limited(f);
   close_checked(f);
   raw_run(f, "PRAGMA journal_mode=%s", delete_mode ? "DELETE" : "WAL");
   snprintf(s->template, sizeof s->template, "%s/template.db", f->folder);
@@ -365,6 +397,64 @@ static int change_blocked(dibs_db *db) {
   return dibs_change(db, known.blocked, &options);
 }
 
+/* ---- Limits, dead heads, retention ------------------------------------------- */
+
+static const char *const limited_queue[] = {"lim"};
+
+static int claim_limited(dibs_db *db) {
+  return claim_with(db, limited_queue, 1, 5, 0);
+}
+
+static int ack_limited(dibs_db *db) {
+  return dibs_ack(db, known.limited, "{\"r\":2}");
+}
+
+static int retry_limited(dibs_db *db) {
+  return dibs_retry(db, known.limited, HOUR, "later", NULL);
+}
+
+static int clear_limited(dibs_db *db) {
+  return dibs_clear(db, limited_queue, 1, 0, NULL);
+}
+
+static int requeue_head(dibs_db *db) {
+  return dibs_requeue(db, &known.dead_head, 1, NULL, NULL);
+}
+
+static int cancel_head(dibs_db *db) {
+  return dibs_cancel(db, &known.dead_head, 1, NULL, NULL);
+}
+
+static int set_queue(dibs_db *db) {
+  static const char *const names[] = {"limit",   "rate_per_key", "name",
+                                      "headers", "unique",       "keep_count"};
+  static const char *const values[] = {"1", "1/1h", "send", "{\"a\":\"b\"}",
+                                       "u", "1"};
+  return dibs_queue_set(db, "lim", names, values, COUNT(names));
+}
+
+static int set_nothing(dibs_db *db) {
+  static const char *const names[] = {"limit",     "limit_per_key",
+                                      "rate",      "rate_per_key",
+                                      "dead_head", "keep_count"};
+  static const char *const values[COUNT(names)] = {NULL};
+  return dibs_queue_set(db, "lim", names, values, COUNT(names));
+}
+
+static int show_queue(dibs_db *db) {
+  char *json = NULL;
+  int status = dibs_queue_show(db, "lim", &json);
+  dibs_free(json);
+  return status;
+}
+
+static int explain(dibs_db *db) {
+  dibs_reason_list *reasons = NULL;
+  int status = dibs_explain(db, known.blocked, &reasons);
+  dibs_reason_list_free(reasons);
+  return status;
+}
+
 static int requeue(dibs_db *db) {
   int64_t ids[] = {known.dead, known.skipped, known.ready};
   dibs_id_outcome outcomes[COUNT(ids)];
@@ -508,6 +598,17 @@ const operation operations[] = {
     {"change_priority", change_priority, NULL, 0, 0, 0},
     {"change_delay", change_delay, NULL, 0, 0, 0},
     {"change_blocked", change_blocked, NULL, 0, 0, 0},
+    {"claim_limited", claim_limited, NULL, 0, 0, 0},
+    {"claim_limited_later", claim_limited, NULL, LATER, 0, 0},
+    {"ack_limited", ack_limited, NULL, 0, 0, 0},
+    {"retry_limited", retry_limited, NULL, 0, 0, 0},
+    {"clear_limited", clear_limited, NULL, 0, 0, 1},
+    {"requeue_head", requeue_head, NULL, 0, 0, 0},
+    {"cancel_head", cancel_head, NULL, 0, 0, 0},
+    {"set_queue", set_queue, NULL, 0, 0, 0},
+    {"set_nothing", set_nothing, NULL, 0, 0, 0},
+    {"show_queue", show_queue, NULL, 0, 0, 0},
+    {"explain", explain, NULL, 0, 0, 0},
     {"requeue", requeue, NULL, 0, 0, 0},
     {"redrive", redrive, NULL, 0, 0, 0},
     {"pause", pause_queues, NULL, 0, 0, 0},

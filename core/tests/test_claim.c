@@ -405,6 +405,32 @@ static void a_small_queue_is_served_beside_a_large_one(void **state) {
   expect_true(found);
 }
 
+/* Beside a lane with all those jobs, each of 999 others gets its one served within
+** as many claims as there are lanes, wherever the last claim left off. */
+static void a_thousand_lanes_are_served_in_turn(void **state) {
+  enum { LANES = 1000, MANY = 5000 };
+  fixture *f = *state;
+  static const char *const beneath[] = {"lanes/*"};
+  char name[32];
+  dibs_new_job *jobs = calloc(MANY, sizeof *jobs);
+  expect_true(jobs != NULL);
+  for (int i = 0; i < MANY; i++)
+    jobs[i] = (dibs_new_job){"lanes/0500", dibs_json("1"), NULL};
+  expect_ok(f->db, dibs_enqueue_many(f->db, jobs, MANY, NULL));
+  free(jobs);
+  for (int i = 0; i < 10; i++) try_take(f, beneath[0]);
+  for (int i = 0; i < LANES; i++) {
+    snprintf(name, sizeof name, "lanes/%04d", i);
+    if (i != 500) put(f, name, "1");
+  }
+  int served = 0;
+  for (int i = 0; i < LANES; i++) {
+    held job = take(f, beneath[0]);
+    served += strcmp(job.queue, "lanes/0500") != 0;
+  }
+  expect_int(served, LANES - 1);
+}
+
 /* Jobs of great priority in one queue do not keep another one waiting. */
 static void priority_is_within_a_queue(void **state) {
   fixture *f = *state;
@@ -748,6 +774,7 @@ int main(void) {
       TEST(all_means_every_queue),
       TEST(overlapping_patterns_claim_a_job_once),
       TEST(a_small_queue_is_served_beside_a_large_one),
+      TEST(a_thousand_lanes_are_served_in_turn),
       TEST(priority_is_within_a_queue),
       TEST(peek_shows_what_claim_gives),
       TEST(peek_takes_turns_as_claim_does),

@@ -293,15 +293,178 @@ static void *enqueue_unique(void *context) {
 
 static void many_enqueuers_of_a_unique_job_get_one(void **state) {
   fixture *f = *state;
-  struct unique all[16];
-  pthread_t threads[16];
-  for (int i = 0; i < 16; i++) {
+  struct unique all[50];
+  pthread_t threads[50];
+  for (int i = 0; i < 50; i++) {
     all[i] = (struct unique){f, 0};
     pthread_create(&threads[i], NULL, enqueue_unique, &all[i]);
   }
-  for (int i = 0; i < 16; i++) pthread_join(threads[i], NULL);
-  for (int i = 0; i < 16; i++) expect_int(all[i].id, all[0].id);
+  for (int i = 0; i < 50; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < 50; i++) expect_int(all[i].id, all[0].id);
   expect_int(counts(f, "q").ready, 1);
+}
+
+/* The same with batches: each row has its own answer. */
+enum { UNIQUE_KEYS = 20 };
+
+struct unique_batch {
+  fixture *f;
+  int first; /* where in the keys it begins */
+  int failed;
+  dibs_enqueued results[UNIQUE_KEYS];
+};
+
+static void *enqueue_unique_batch(void *context) {
+  struct unique_batch *u = context;
+  dibs_open_options options = fixture_options(u->f);
+  dibs_job_options of_job[UNIQUE_KEYS];
+  dibs_new_job jobs[UNIQUE_KEYS];
+  char keys[UNIQUE_KEYS][8];
+  dibs_db *db = NULL;
+  for (int i = 0; i < UNIQUE_KEYS; i++) {
+    snprintf(keys[i], sizeof keys[i], "%d", (u->first + i) % UNIQUE_KEYS);
+    of_job[i] = no_options();
+    of_job[i].unique = keys[i];
+    jobs[i] = (dibs_new_job){"q", dibs_json("1"), &of_job[i]};
+  }
+  u->failed = dibs_open(u->f->path, &options, &db) ||
+              dibs_enqueue_many(db, jobs, UNIQUE_KEYS, u->results);
+  dibs_close(db);
+  return NULL;
+}
+
+static void each_row_of_many_batches_is_answered(void **state) {
+  fixture *f = *state;
+  struct unique_batch all[50];
+  pthread_t threads[50];
+  int64_t ids[UNIQUE_KEYS] = {0};
+  int made[UNIQUE_KEYS] = {0};
+  for (int i = 0; i < 50; i++) {
+    all[i] = (struct unique_batch){.f = f, .first = i % UNIQUE_KEYS};
+    pthread_create(&threads[i], NULL, enqueue_unique_batch, &all[i]);
+  }
+  for (int i = 0; i < 50; i++) {
+    pthread_join(threads[i], NULL);
+    expect_true(!all[i].failed);
+    for (int j = 0; j < UNIQUE_KEYS; j++) {
+      int key = (all[i].first + j) % UNIQUE_KEYS;
+      if (!ids[key]) ids[key] = all[i].results[j].id;
+      expect_int(all[i].results[j].id, ids[key]);
+      made[key] += !all[i].results[j].existing;
+    }
+  }
+  for (int key = 0; key < UNIQUE_KEYS; key++) expect_int(made[key], 1);
+  expect_int(counts(f, "q").ready, UNIQUE_KEYS);
+}
+
+/* ---- Limits under claimers ---------------------------------------------------------------- */
+
+enum { LIMIT = 5, LIMIT_PER_KEY = 2 };
+
+struct limited {
+  race *race;
+  _Atomic int running;
+  _Atomic int of_key[4];
+  _Atomic int over;
+};
+
+static void *claim_limited(void *context) {
+  struct limited *limited = context;
+  race *r = limited->race;
+  dibs_open_options options = fixture_options(r->f);
+  dibs_db *db = NULL;
+  const char *queue = "q";
+  int status = dibs_open(r->f->path, &options, &db);
+  if (status != DIBS_OK) wrong(r, db, "open", status);
+  while (r->acked < r->jobs && r->wrong == 0) {
+    dibs_job_list *jobs = NULL;
+    status = dibs_claim(db, &queue, 1, NULL, &jobs);
+    if (status == DIBS_EMPTY) {
+      usleep(100);
+      continue;
+    }
+    if (status != DIBS_OK) {
+      wrong(r, db, "claim", status);
+      break;
+    }
+    int key = jobs->jobs[0].name[0] - '0';
+    r->claims[jobs->jobs[0].id]++;
+    limited->over += ++limited->running > LIMIT;
+    limited->over += ++limited->of_key[key] > LIMIT_PER_KEY;
+    usleep(1000); /* so that others are at it meanwhile */
+    limited->running--;
+    limited->of_key[key]--;
+    status = dibs_ack(db, jobs->jobs[0].receipt, NULL);
+    if (status != DIBS_OK) wrong(r, db, "ack", status);
+    r->acked++;
+    dibs_job_list_free(jobs);
+  }
+  dibs_close(db);
+  return NULL;
+}
+
+/* No more than may run at any moment, and all of them in the end. */
+static void limits_hold_under_many_claimers(void **state) {
+  fixture *f = *state;
+  static const char *const settings[] = {"limit", "limit_per_key"};
+  static const char *const values[] = {"5", "2"};
+  dibs_job_options options = no_options();
+  pthread_t threads[12];
+  struct limited limited;
+  race *r = race_new(f, 400 / slowness() / 4 * 4);
+  memset(&limited, 0, sizeof limited);
+  limited.race = r;
+  expect_ok(f->db, dibs_queue_set(f->db, "q", settings, values, 2));
+  for (int i = 0; i < r->jobs; i++) {
+    char key[2] = {(char)('0' + i % 4), '\0'};
+    options.name = options.limit_key = key;
+    put_with(f, "q", "1", &options);
+  }
+  for (int i = 0; i < 12; i++) {
+    pthread_create(&threads[i], NULL, claim_limited, &limited);
+  }
+  for (int i = 0; i < 12; i++) pthread_join(threads[i], NULL);
+  expect_int(limited.over, 0);
+  expect_each_once(r);
+  race_end(r);
+}
+
+/* While the clock stands still, as many start as the burst, whoever asks. */
+static void *claim_all_there_is(void *context) {
+  race *r = context;
+  dibs_open_options options = fixture_options(r->f);
+  dibs_db *db = NULL;
+  const char *queue = "q";
+  dibs_job_list *jobs = NULL;
+  int status = dibs_open(r->f->path, &options, &db);
+  for (int tries = 0; tries < 20 && !status; tries++) {
+    status = dibs_claim(db, &queue, 1, NULL, &jobs);
+    if (status == DIBS_OK) r->claims[jobs->jobs[0].id]++;
+    dibs_job_list_free(jobs);
+    jobs = NULL;
+    if (status == DIBS_EMPTY) status = DIBS_OK;
+  }
+  if (status) wrong(r, db, "claim", status);
+  dibs_close(db);
+  return NULL;
+}
+
+static void a_rate_holds_under_many_claimers(void **state) {
+  fixture *f = *state;
+  const char *name = "rate", *value = "7/1m";
+  pthread_t threads[12];
+  int started = 0;
+  race *r = race_new(f, 100);
+  expect_ok(f->db, dibs_queue_set(f->db, "q", &name, &value, 1));
+  for (int i = 0; i < r->jobs; i++) put(f, "q", "1");
+  for (int i = 0; i < 12; i++) {
+    pthread_create(&threads[i], NULL, claim_all_there_is, r);
+  }
+  for (int i = 0; i < 12; i++) pthread_join(threads[i], NULL);
+  expect_int(r->wrong, 0);
+  for (int i = 1; i <= r->jobs; i++) started += r->claims[i];
+  expect_int(started, 7);
+  race_end(r);
 }
 
 /* ---- Lanes under claimers ----------------------------------------------------------------- */
@@ -439,6 +602,9 @@ int main(void) {
       TEST(what_goes_in_comes_out),
       TEST(of_many_settlers_one_succeeds),
       TEST(many_enqueuers_of_a_unique_job_get_one),
+      TEST(each_row_of_many_batches_is_answered),
+      TEST(limits_hold_under_many_claimers),
+      TEST(a_rate_holds_under_many_claimers),
       TEST(lanes_hold_under_many_claimers),
       TEST(a_jumping_clock_loses_and_doubles_nothing),
   };

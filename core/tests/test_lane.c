@@ -376,6 +376,56 @@ static void a_batch_keeps_its_order_in_a_lane(void **state) {
 }
 
 /* A batch claim takes the head of a lane, and no second of it. */
+static void put_lane(fixture *f, const char *key, size_t count) {
+  dibs_job_options options = no_options();
+  dibs_new_job *jobs = calloc(count, sizeof *jobs);
+  expect_true(jobs != NULL);
+  options.key = key;
+  for (size_t i = 0; i < count; i++)
+    jobs[i] = (dibs_new_job){"q", dibs_json("1"), &options};
+  expect_ok(f->db, dibs_enqueue_many(f->db, jobs, count, NULL));
+  free(jobs);
+}
+
+/* Ten thousand of a lane in one batch: each costs what it costs when there are
+** few, to enqueue and to take. */
+static void a_long_lane_costs_no_more_than_a_short_one(void **state) {
+  enum { MANY = 10000, SOME = 100 };
+  fixture *f = *state;
+  steps_watch(f);
+  int64_t steps[2][2];
+  put_lane(f, "k", 1);
+  for (int i = 0; i < 2; i++) {
+    if (i) put_lane(f, "k", MANY);
+    steps_taken();
+    put_lane(f, "k", SOME);
+    steps[i][0] = steps_taken();
+    for (int j = 0; j < SOME; j++)
+      expect_ok(f->db, dibs_ack(f->db, take(f, "q").receipt, NULL));
+    steps[i][1] = steps_taken();
+  }
+  for (int what = 0; what < 2; what++)
+    if (steps[1][what] > steps[0][what] + steps[0][what] / 10)
+      fail_msg("%s: %lld steps in a short lane, %lld in a long one",
+               what ? "take" : "enqueue", (long long)steps[0][what],
+               (long long)steps[1][what]);
+  expect_int(counts(f, "q").blocked + counts(f, "q").ready, MANY + 1);
+}
+
+static void an_expired_job_behind_a_dead_one_goes(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  int64_t ids[2];
+  dead_lane(f, "k", ids, 2);
+  options.key = "k";
+  options.expires = MINUTE;
+  int64_t expires = put_with(f, "q", "1", &options);
+  f->now += MINUTE;
+  expect_nothing(f, "q");
+  expect_gone(f, expires);
+  expect_int(counts(f, "q").expired, 1);
+}
+
 static void a_batch_claim_takes_one_of_a_lane(void **state) {
   fixture *f = *state;
   dibs_claim_options options = DIBS_CLAIM_OPTIONS_INIT;
@@ -509,6 +559,8 @@ int main(void) {
       TEST(clear_leaves_a_running_head),
       TEST(clear_takes_a_long_lane),
       TEST(a_batch_keeps_its_order_in_a_lane),
+      TEST(a_long_lane_costs_no_more_than_a_short_one),
+      TEST(an_expired_job_behind_a_dead_one_goes),
       TEST(a_batch_claim_takes_one_of_a_lane),
       TEST(a_requeued_job_joins_its_lane_again),
       TEST(a_requeued_job_runs_at_once_in_an_empty_lane),

@@ -63,6 +63,32 @@ static void a_commit_just_in_time_works(void **state) {
   expect_int(try_take(f, "q"), id);
 }
 
+/* Whoever needs longer than it thought says so in time. */
+static void a_stage_can_be_kept_alive(void **state) {
+  fixture *f = *state;
+  dibs_job_options options = no_options();
+  dibs_change_options change = DIBS_CHANGE_OPTIONS_INIT;
+  options.stage = MINUTE;
+  int64_t id = put_with(f, "q", "1", &options);
+  f->now += MINUTE - 1;
+  change.stage = MINUTE;
+  expect_ok(f->db, dibs_change(f->db, id, &change));
+  change.stage = 1; /* never shortens */
+  expect_ok(f->db, dibs_change(f->db, id, &change));
+  f->now += MINUTE - 1;
+  expect_nothing(f, "q");
+  expect_state(f, id, DIBS_STAGED);
+  f->now += 1;
+  expect_status(f->db, dibs_change(f->db, id, &change), DIBS_LATE);
+  expect_status(f->db, dibs_commit(f->db, id), DIBS_LATE);
+  id = put_with(f, "q", "1", &options);
+  change.stage = 0;
+  expect_status(f->db, dibs_change(f->db, id, &change), DIBS_INVALID);
+  expect_ok(f->db, dibs_commit(f->db, id));
+  change.stage = MINUTE;
+  expect_status(f->db, dibs_change(f->db, id, &change), DIBS_STATE);
+}
+
 static void only_staged_jobs_can_be_committed(void **state) {
   fixture *f = *state;
   int64_t id = put(f, "q", "1");
@@ -350,6 +376,7 @@ int main(void) {
       TEST(a_staged_job_can_be_aborted),
       TEST(a_late_commit_is_told_so),
       TEST(a_commit_just_in_time_works),
+      TEST(a_stage_can_be_kept_alive),
       TEST(only_staged_jobs_can_be_committed),
       TEST(the_delay_of_a_staged_job_counts_from_its_enqueue),
       TEST(a_staged_job_keeps_its_place_in_its_lane),
