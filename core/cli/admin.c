@@ -159,10 +159,11 @@ int run_change(struct cli *cli) {
   options.priority = cli_number(cli, OPTION_PRIORITY);
   options.delay = cli_number(cli, OPTION_DELAY);
   options.at = cli_number(cli, OPTION_AT);
+  options.stage = cli_number(cli, OPTION_STAGE);
   if (id == 0) return cli_bad_id(cli->arguments[0]);
   if (!cli_has(cli, OPTION_PRIORITY) && !cli_has(cli, OPTION_DELAY) &&
-      !cli_has(cli, OPTION_AT))
-    return cli_usage(cli, "change needs --priority, --at or --delay");
+      !cli_has(cli, OPTION_AT) && !cli_has(cli, OPTION_STAGE))
+    return cli_usage(cli, "change needs --priority, --at, --delay or --stage");
   int code = cli_open(cli, DIBS_CREATE_NONE, &db);
   if (code) return code;
   if (dibs_change(db, id, &options) == DIBS_OK) {

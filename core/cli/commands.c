@@ -390,7 +390,8 @@ const struct command commands_table[] = {
         NULL,
         "dibs change 12 --priority 10 --delay 0\n",
         OPTIONS({OPTION_PRIORITY, "higher first, may be negative"},
-                {OPTION_AT, NULL}, {OPTION_DELAY, NULL}),
+                {OPTION_AT, NULL}, {OPTION_DELAY, NULL},
+                {OPTION_STAGE, "of a staged job: time to commit from now"}),
         run_change,
     },
     {

@@ -334,6 +334,14 @@ def late(name):
     return show
 
 
+def show_change_late(bench):
+    number = bench.c.enqueue("q", stage=1000)
+    bench.clock.now += 2000
+    return bench.c.call(
+        "change", number, ctypes.byref(options(faces.ChangeOptions, stage=1000))
+    )
+
+
 def unique(**given):
     return faces.job_options(unique=b"u", **given)
 
@@ -520,6 +528,7 @@ SHOWN = {
     ("enqueue_many", "EXISTS"): show_many_exists,
     ("commit", "LATE"): late("commit"),
     ("abort", "LATE"): late("abort"),
+    ("change", "LATE"): show_change_late,
     ("claim", "INVALID"): invalid_queues("claim", None),
     ("claim", "INTERRUPTED"): interrupted(waiting_claim),
     ("peek", "INVALID"): invalid_queues("peek", 1),

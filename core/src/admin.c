@@ -141,6 +141,28 @@ static void change_run(dibs_db *db, const struct job *job,
   limit_passed(db, job);
 }
 
+/* Whether the job may be changed so; the handle's error says why not. */
+static bool change_may(dibs_db *db, int64_t id,
+                       const struct placement *placement, bool staging) {
+  bool late = staging && (placement->state ? placement->until <= db->now
+                                           : staged_was(db, id));
+  if (!placement->state && !late)
+    handle_fail(db, DIBS_NOT_FOUND, "there is no job %lld", (long long)id);
+  else if (placement->state >= DIBS_RUNNING)
+    handle_fail(db, DIBS_STATE,
+                "job %lld is %s: only a waiting job can be "
+                "changed",
+                (long long)id, dibs_state_name(placement->state));
+  else if (staging && placement->state && placement->state != DIBS_STAGED)
+    handle_fail(db, DIBS_STATE, "job %lld is %s, not staged", (long long)id,
+                dibs_state_name(placement->state));
+  else if (late)
+    handle_fail(db, DIBS_LATE,
+                "the time of staged job %lld ran out: enqueue it again",
+                (long long)id);
+  return !db->status;
+}
+
 int dibs_change(dibs_db *db, int64_t id, const dibs_change_options *options) {
   int status;
   struct job job;
@@ -149,21 +171,8 @@ int dibs_change(dibs_db *db, int64_t id, const dibs_change_options *options) {
   change_check(db, options);
   sql_begin_write(db);
   if (job_read(db, id, &job)) placement_find(db, &job, &placement);
-  if (!placement.state)
-    handle_fail(db, DIBS_NOT_FOUND, "there is no job %lld", (long long)id);
-  else if (placement.state >= DIBS_RUNNING)
-    handle_fail(db, DIBS_STATE,
-                "job %lld is %s: only a waiting job can be "
-                "changed",
-                (long long)id, dibs_state_name(placement.state));
-  else if (options->stage != DIBS_UNSET && placement.state != DIBS_STAGED)
-    handle_fail(db, DIBS_STATE, "job %lld is %s, not staged", (long long)id,
-                dibs_state_name(placement.state));
-  else if (options->stage != DIBS_UNSET && placement.until <= db->now)
-    handle_fail(db, DIBS_LATE,
-                "the time of staged job %lld ran out: enqueue it again",
-                (long long)id);
-  else
+  if (!db->status &&
+      change_may(db, id, &placement, options->stage != DIBS_UNSET))
     change_run(db, &job, &placement, options);
   placement_free(&placement);
   sql_end(db);

@@ -497,6 +497,10 @@ int dibs_enqueue(dibs_db *db, const char *queue, dibs_payload payload,
 
 /* ----------------------------------------------------------------- staging */
 
+bool staged_was(dibs_db *db, int64_t id) {
+  return sql_get(db, SQL_STAGED_WAS, SQL_ARGS(sql_int(id)), 0) != 0;
+}
+
 /* Read a staged job. False when there is none; the handle's error says why. */
 static bool staged_read(dibs_db *db, int64_t id, struct job *job,
                         struct placement *placement) {
@@ -506,7 +510,7 @@ static bool staged_read(dibs_db *db, int64_t id, struct job *job,
   if (placement->state)
     handle_fail(db, DIBS_STATE, "job %lld is %s, not staged", (long long)id,
                 dibs_state_name(placement->state));
-  else if (sql_get(db, SQL_STAGED_WAS, SQL_ARGS(sql_int(id)), 0))
+  else if (staged_was(db, id))
     handle_fail(db, DIBS_LATE,
                 "the time of staged job %lld ran out and it is "
                 "gone: enqueue it again",

@@ -458,9 +458,9 @@ static void change_call(struct call *call) {
     options_end(call);
   }
   if (options.priority == DIBS_UNSET && options.delay == DIBS_UNSET &&
-      options.at == DIBS_UNSET)
+      options.at == DIBS_UNSET && options.stage == DIBS_UNSET)
     call_fail(call, DIBS_INVALID,
-              "there is nothing to change: give priority, delay or at");
+              "there is nothing to change: give priority, delay, at or stage");
   if (!call->status) call_take(call, dibs_change(call->db, id, &options));
   result_int(call, 1);
 }

@@ -1161,6 +1161,9 @@ void enqueue_check(dibs_db *db, const dibs_new_job *jobs, size_t count);
 void enqueue_write(dibs_db *db, const dibs_new_job *jobs, size_t count,
                    dibs_enqueued *results);
 
+/* Whether a staged job of that id ran out of time, lately. */
+bool staged_was(dibs_db *db, int64_t id);
+
 /* ------------------------------------------------------------------- share */
 
 bool share_open(struct share *share);

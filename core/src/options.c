@@ -94,6 +94,7 @@ static const struct member change_members[] = {
     {"priority", FORM_INTEGER, offsetof(dibs_change_options, priority)},
     {"delay", FORM_DURATION, offsetof(dibs_change_options, delay)},
     {"at", FORM_TIME, offsetof(dibs_change_options, at)},
+    {"stage", FORM_DURATION, offsetof(dibs_change_options, stage)},
 };
 
 static const struct grammar job_option_grammar =

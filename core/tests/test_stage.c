@@ -80,6 +80,8 @@ static void a_stage_can_be_kept_alive(void **state) {
   expect_state(f, id, DIBS_STAGED);
   f->now += 1;
   expect_status(f->db, dibs_change(f->db, id, &change), DIBS_LATE);
+  expect_nothing(f, "q");
+  expect_status(f->db, dibs_change(f->db, id, &change), DIBS_LATE);
   expect_status(f->db, dibs_commit(f->db, id), DIBS_LATE);
   id = put_with(f, "q", "1", &options);
   change.stage = 0;

@@ -724,6 +724,12 @@ def test_change(db):
         "DIBS_STATE", "dibs_change", number, '{"priority":1}'
     )
     db.fails("DIBS_NOT_FOUND", "dibs_change", 99, '{"priority":1}')
+    db.fails("DIBS_STATE", "dibs_change", db.put(), '{"stage":"1m"}')
+    staged = db.put(stage="1m")
+    until = f"SELECT staged_until FROM dibs_jobs WHERE id = {staged}"
+    before = db.value(until)
+    assert db.call("dibs_change", staged, '{"stage":"1h"}') == 1
+    assert db.value(until) >= before + 59 * 60_000
 
 
 @pytest.mark.parametrize(
