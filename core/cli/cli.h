@@ -198,6 +198,8 @@ enum option_kind {
   X(N, "n", 'n', "N", KIND_POSITIVE, "at most N jobs; default 1")              \
   X(WAIT, "wait", 0, "D", KIND_ENDLESS,                                        \
     "wait up to D for a job, or inf; default not at all")                      \
+  X(WAIT_TIMEOUT, "timeout", 0, "D", KIND_ENDLESS,                             \
+    "wait no longer than D, or inf; default for ever")                         \
   X(WORKER, "worker", 0, "NAME", KIND_TEXT, "who works on it; shown by get")   \
   X(IN_ORDER, "in-order", 0, NULL, KIND_FLAG,                                  \
     "empty the queues in the order given, instead of taking turns")            \

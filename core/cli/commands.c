@@ -363,7 +363,7 @@ const struct command commands_table[] = {
         "the exit code is 3. Whoever must not miss the end enqueues the job "
         "with --keep.",
         "dibs wait 12 --timeout 5m\n",
-        OPTIONS({OPTION_TIMEOUT, "wait no longer than D; default for ever"}),
+        OPTIONS({OPTION_WAIT_TIMEOUT, NULL}),
         run_wait,
     },
     {

@@ -46,6 +46,27 @@ static const char *value_marker(enum option_id id) {
   return "";
 }
 
+/* Nonzero when an option before has the same name, and takes a value too. */
+static int is_named_before(size_t place) {
+  for (size_t i = 0; i < place; i++) {
+    if (options_table[i].argument &&
+        strcmp(options_table[i].name, options_table[place].name) == 0)
+      return 1;
+  }
+  return 0;
+}
+
+/* Nonzero when another option has the same name, and takes a value too. */
+static int is_ambiguous(enum option_id id) {
+  if (is_named_before(id)) return 1;
+  for (size_t i = (size_t)id + 1; i < OPTIONS_END; i++) {
+    if (options_table[i].argument &&
+        strcmp(options_table[i].name, options_table[id].name) == 0)
+      return 1;
+  }
+  return 0;
+}
+
 /* The values of an option, as the rest of a row of _dibs_values. */
 static void print_values_row(enum option_id id) {
   const struct option *option = &options_table[id];
@@ -57,33 +78,30 @@ static void print_values_row(enum option_id id) {
   printf("\" ;;\n");
 }
 
-/* _dibs_values COMMAND OPTION: sets `found` to the values of it. What a queue is
-** set to has names of other commands' options, and other values. */
-static void print_values(void) {
-  const struct command_option *setting = command_find("queue set")->options;
-  printf("_dibs_values() {\n  case \"$1 $2\" in\n");
-  for (; setting->id != OPTIONS_END; setting++) {
-    printf("    \"queue set --%s\"", options_table[setting->id].name);
-    print_values_row(setting->id);
+/* The same for an option that shares its name with another of other values. */
+static void print_values_of(const struct command *command) {
+  const struct command_option *own = command->options;
+  for (; own->id != OPTIONS_END; own++) {
+    if (options_table[own->id].argument == NULL || !is_ambiguous(own->id))
+      continue;
+    printf("    \"%s --%s\"", command->name, options_table[own->id].name);
+    print_values_row(own->id);
   }
+}
+
+/* _dibs_values COMMAND OPTION: sets `found` to the values of it. */
+static void print_values(void) {
+  printf("_dibs_values() {\n  case \"$1 $2\" in\n");
+  for (size_t i = 0; i < commands_count; i++)
+    print_values_of(&commands_table[i]);
   for (size_t i = 0; i < OPTIONS_END; i++) {
     const struct option *option = &options_table[i];
-    if (option->argument == NULL || option->kind == KIND_SETTING) continue;
+    if (option->argument == NULL || is_named_before(i)) continue;
     printf("    ");
     print_option_names(option, "|", "*\" ", "\"");
     print_values_row((enum option_id)i);
   }
   printf("    *) found= ;;\n  esac\n}\n\n");
-}
-
-/* Nonzero when an option before has the same name, and takes a value too. */
-static int is_named_before(size_t place) {
-  for (size_t i = 0; i < place; i++) {
-    if (options_table[i].argument &&
-        strcmp(options_table[i].name, options_table[place].name) == 0)
-      return 1;
-  }
-  return 0;
 }
 
 static void print_valued_list(const struct command_option *options,

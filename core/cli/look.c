@@ -301,8 +301,8 @@ int run_wait(struct cli *cli) {
   int state = 0;
   about.id = cli_id(cli->arguments[0]);
   if (about.id == 0) return cli_bad_id(cli->arguments[0]);
-  int64_t timeout = cli_has(cli, OPTION_TIMEOUT)
-                        ? cli_number(cli, OPTION_TIMEOUT)
+  int64_t timeout = cli_has(cli, OPTION_WAIT_TIMEOUT)
+                        ? cli_number(cli, OPTION_WAIT_TIMEOUT)
                         : DIBS_FOREVER;
   int code = cli_open(cli, DIBS_CREATE_NONE, &db);
   if (code) return code;

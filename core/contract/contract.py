@@ -319,5 +319,20 @@ def program_commands():
     return {name: Command(name) for name in names}
 
 
+def completion():
+    """What the completion offers as values: by command and flag, and by flag."""
+    body = dibs_text("completion", "bash").partition("_dibs_values() {")[2]
+    found = {}
+    for names, words in re.findall(
+        r"^    (.*)\) found=\"(.*)\" ;;$", body.partition("\n}")[0], re.M
+    ):
+        for name in names.split("|"):
+            found[name.replace('*"', "").strip('"').strip()] = words.split()
+    assert found["--db"] == ["@file"], (
+        "the completion is written in another way"
+    )
+    return found
+
+
 if __name__ == "__main__":
     FILE.write_text(form(Contract().data) + "\n", encoding="utf-8")

@@ -435,6 +435,41 @@ def test_help_tells_the_defaults(name):
                 check_help(argument, texts[flag.name][1])
 
 
+WORDS = {
+    "endless": ["inf"],
+    "unique_for": ["start", "finish"],
+    "patterns": ["@queue"],
+    "queue": ["@queue"],
+    "path": ["@file"],
+}
+
+
+def words_of(thing, flag):
+    """What a completion is to offer as the value of a flag."""
+    if flag.value == "FILE":
+        return ["@file"]
+    return thing.get("choices") or WORDS.get(thing["type"], [])
+
+
+def test_the_completion_offers_the_values():
+    offered = reading.completion()
+    wanted, found = {}, {}
+    for name in CONTRACT.commands():
+        for operation in CONTRACT.commands()[name][0]:
+            for argument in operation["arguments"]:
+                for flag in program_flags(argument, name):
+                    if flag.value is None:
+                        continue
+                    key = f"{name} {flag.name}"
+                    wanted[key] = words_of(argument, flag)
+                    found[key] = offered.get(key, offered[flag.name])
+    for setting in CONTRACT["settings"]:
+        key = f"queue set {setting_flag(setting).name}"
+        wanted[key] = [*words_of(setting, setting_flag(setting)), "none"]
+        found[key] = offered.get(key, offered[setting_flag(setting).name])
+    assert found == wanted
+
+
 # ---- Settings ----------------------------------------------------------------
 
 

@@ -190,6 +190,8 @@ def test_bash_offers_the_values_of_settings():
     """Options of the same name in other commands take other values."""
     assert bash("dibs queue set q --keep ") == {"inf", "none"}
     assert bash("dibs enqueue --keep ") == {"inf"}
+    assert bash("dibs wait 1 --timeout ") == {"inf"}
+    assert bash("dibs worker --timeout ") == set()
     assert bash("dibs queue set q --dead-head=") == {"skip", "block", "none"}
     assert bash("dibs queue set q --unique-for ") == {"start", "finish", "none"}
     assert bash("dibs queue set q --limit ") == {"none"}

@@ -242,6 +242,14 @@ def test_a_wait_that_runs_out(db):
     assert db.run("wait", 2, "--timeout", "1ms").code == 3
 
 
+def test_a_wait_without_end_may_be_said(db):
+    job = db.enqueue("1", "--keep", "1h")
+    db.ok("ack", db.claim()["receipt"])
+    for timeout in ("inf", "forever", "1h"):
+        (row,) = db.ok("wait", job, "--timeout", timeout)
+        assert row["state"] == "done"
+
+
 def test_a_wait_for_what_is_not_there(db):
     result = db.json("wait", 99)
     assert (result.code, result.out) == (3, ""), result
