@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -102,6 +103,11 @@ static void say_how_to_go_on(const struct cli *cli,
              LIST_DEFAULT, listing->options.after);
 }
 
+/* On a terminal, where an empty answer looks like none. */
+static void say_that_there_is_none(const char *what) {
+  if (isatty(STDOUT_FILENO)) cli_note("no %s", what);
+}
+
 static int list(struct cli *cli, int state) {
   struct listing listing = {NULL, 0, LIST_DEFAULT, NULL,
                             DIBS_LIST_OPTIONS_INIT};
@@ -119,6 +125,8 @@ static int list(struct cli *cli, int state) {
     code = list_page(db, &listing, &more);
   table_print(listing.table, stdout, 0);
   if (code == 0) say_how_to_go_on(cli, &listing, more);
+  if (code == 0 && listing.options.after == cli_number(cli, OPTION_AFTER))
+    say_that_there_is_none("jobs");
   (void)dibs_close(db);
   return code;
 }
@@ -178,6 +186,7 @@ static int show_stats(dibs_db *db, const char *const *queues, size_t count) {
       show_queue_json(&stats->queues[i], "");
   } else {
     stats_table(stats, dibs_now(db));
+    if (stats->count == 0) say_that_there_is_none("queues");
   }
   dibs_stats_list_free(stats);
   return 0;

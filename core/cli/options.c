@@ -86,8 +86,21 @@ static const char *subcommand_name(const char *command, const char *group) {
   return command + length + 1;
 }
 
+/* The whole name of a command that a group has under this word; NULL: none. */
+static const char *command_of_a_group(const char *word) {
+  for (size_t i = 0; i < commands_count; i++) {
+    const char *space = strchr(commands_table[i].name, ' ');
+    if (space && strcmp(space + 1, word) == 0) return commands_table[i].name;
+  }
+  return NULL;
+}
+
 static int unknown_command(const struct cli *cli, const char *word) {
   struct suggestion best = SUGGESTION_INIT;
+  const char *whole = command_of_a_group(word);
+  if (whole)
+    return cli_usage(cli, "there is no command \"%s\"; did you mean %s?", word,
+                     whole);
   for (size_t i = 0; i < commands_count; i++) {
     const char *name = commands_table[i].name;
     suggest(&best, word, name, strcspn(name, " "));
@@ -489,21 +502,31 @@ double cli_real(const struct cli *cli, enum option_id id) {
   return cli_has(cli, id) ? cli->values[id].real : (double)NAN;
 }
 
+/* Nonzero when the queue that a command is for is named by -q. */
+static int takes_queue(const struct command *command) {
+  const struct command_option *option = command->options;
+  while (option->id != OPTIONS_END && option->id != OPTION_QUEUE) option++;
+  return option->id == OPTION_QUEUE;
+}
+
 /* Check that the command has as many arguments as it takes. */
 static int check_arguments(const struct cli *cli) {
   const struct command *command = cli->command;
   if (cli->argument_count < command->least)
     return cli_usage(cli, "%s needs %s", command->name, command->arguments);
   if (cli->argument_count <= command->most) return 0;
+  const char *queue = takes_queue(command) ? "; -q names a queue" : "";
   if (command->arguments == NULL)
-    return cli_usage(cli, "%s does not take \"%s\"", command->name,
-                     cli->arguments[0]);
-  return cli_usage(cli, "%s takes %s, and \"%s\" is too much%s", command->name,
-                   command->arguments, cli->arguments[command->most],
+    return cli_usage(cli, "%s does not take \"%s\"%s", command->name,
+                     cli->arguments[0], queue);
+  return cli_usage(cli, "%s takes %s, and \"%s\" is too much%s%s",
+                   command->name, command->arguments,
+                   cli->arguments[command->most],
                    strstr(command->arguments, "[PAYLOAD]") ||
                            strstr(command->arguments, "[TEXT]")
                        ? ": quote what belongs together"
-                       : "");
+                       : "",
+                   queue);
 }
 
 /* The variable, or NULL when it is not set or empty. */

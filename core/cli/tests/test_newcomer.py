@@ -48,6 +48,23 @@ def test_reading_from_a_terminal_is_said(db):
     assert db.get(1)["payload"] == [1]
 
 
+def test_an_empty_answer_is_said_on_a_terminal(db):
+    for words, said in (
+        (["list"], "no jobs"),
+        (["dead", "-q", "mial"], "no jobs"),
+        (["stats"], "no queues"),
+    ):
+        terminal = Terminal("--db", db.path, *words)
+        assert terminal.finish() == 0
+        assert said in terminal.text, words
+        result = db.run(*words)
+        assert (result.code, result.out, result.err) == (0, "", ""), words
+    db.enqueue("1")
+    terminal = Terminal("--db", db.path, "list")
+    assert terminal.finish() == 0
+    assert "no jobs" not in terminal.text
+
+
 # ---- Pipes -------------------------------------------------------------------
 
 
