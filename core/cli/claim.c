@@ -175,7 +175,7 @@ int run_checkpoint(struct cli *cli) {
     int status = dibs_checkpoint(db, receipt, payload.value,
                                  cli_number(cli, OPTION_LEASE));
     code = show_held(db, status, receipt);
-    cli_payload_hint(db);
+    cli_payload_hint(cli, db);
   }
   (void)dibs_close(db);
   cli_payload_free(&payload);

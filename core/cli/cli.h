@@ -400,7 +400,7 @@ void cli_payload_free(struct payload *payload);
 
 /* Behind an error: say what helps, if it was that the payload is not JSON, as
 ** newcomers' often are. */
-void cli_payload_hint(const dibs_db *db);
+void cli_payload_hint(const struct cli *cli, const dibs_db *db);
 
 /* ------------------------------------------------------------------------ */
 /* help.c, complete.c                                                       */

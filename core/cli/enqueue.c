@@ -141,7 +141,7 @@ static int enqueue_one(struct cli *cli, dibs_db *db, struct payload *payload,
     return 0;
   }
   code = cli_db_error(db);
-  cli_payload_hint(db);
+  cli_payload_hint(cli, db);
   return code;
 }
 

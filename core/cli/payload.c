@@ -112,10 +112,13 @@ int cli_payload_decode(const struct cli *cli, dibs_db *db,
   return cli_has(cli, OPTION_BASE64) ? read_base64(cli, db, payload) : 0;
 }
 
-void cli_payload_hint(const dibs_db *db) {
-  if (strstr(dibs_error(db), "payload is not JSON"))
-    cli_note("in a shell JSON wants single quotes, as '{\"to\":\"ann\"}'; "
-             "--bytes takes anything as it is");
+void cli_payload_hint(const struct cli *cli, const dibs_db *db) {
+  if (strstr(dibs_error(db), "payload is not JSON") == NULL) return;
+  if (cli_has(cli, OPTION_JOBS)) return;
+  cli_note(cli_has(cli, OPTION_LINES)
+               ? "--bytes takes each line as it is"
+               : "in a shell JSON wants single quotes, as '{\"to\":\"ann\"}'; "
+                 "--bytes takes anything as it is");
 }
 
 void cli_payload_free(struct payload *payload) {

@@ -65,7 +65,7 @@ static int stop(const struct stream *stream, int status, int64_t line,
   int code = cli_error_about(status, &about, "%s%s; %" PRId64 " job%s taken",
                              where, why, stream->taken,
                              stream->taken == 1 ? " was" : "s were");
-  cli_payload_hint(stream->db);
+  cli_payload_hint(stream->cli, stream->db);
   return code;
 }
 

@@ -23,7 +23,7 @@ def test_a_payload_that_is_not_json(db, words):
 def test_lines_that_are_not_json(db):
     result = db.run("enqueue", "--lines", input="1\nhello\n")
     assert "line 2: payload is not JSON" in result.err
-    assert "--bytes" in result.err
+    assert result.err.endswith("\n--bytes takes each line as it is\n")
     result = db.run("enqueue", "--lines", "--max-payload", "3", input="12345\n")
     assert result.code == 2 and "--bytes" not in result.err
 
