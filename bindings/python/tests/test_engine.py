@@ -98,8 +98,8 @@ def test_the_gil_held_for_long_keeps_the_lease(
             job = engine.next()
             print("began", flush=True)
             begin = time.monotonic()
-            while time.monotonic() - begin < 2:
-                re.match(r"(a*)*b", "a" * 26)
+            while time.monotonic() - begin < 1.2:
+                re.match(r"(a*)*b", "a" * 22)
             job.ack()
             print("acked", job.attempt, job.lost, flush=True)
         """
@@ -107,7 +107,7 @@ def test_the_gil_held_for_long_keeps_the_lease(
     assert other.stdout is not None
     assert other.stdout.readline() == "began\n"
 
-    assert q.claim(wait=1.5) is None, "the lease was kept"
+    assert q.claim(wait=1) is None, "the lease was kept"
 
     output, errors = other.communicate(timeout=60)
     assert output == "acked 1 False\n", errors

@@ -14,6 +14,8 @@ import pytest
 import dibs
 from dibs import _dibs
 
+pytestmark = pytest.mark.leaks
+
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:

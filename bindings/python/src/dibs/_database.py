@@ -152,7 +152,11 @@ class Database(Operations):
     def _enqueue(self, jobs: list[tuple[Any, ...]]) -> list[tuple[int, bool]]:
         if self._closed:
             self._check()
-        results = self._shared.enqueue(jobs)
+        try:
+            results = self._shared.enqueue(jobs)
+        finally:
+            if self._closed:
+                self._close_shared()
         if results is None:
             # It failed for something about these jobs, and what, another
             # thread's enqueue has overwritten: nothing was done, so once more.
@@ -167,6 +171,11 @@ class Database(Operations):
             except IndexError:
                 return
             handle.close()
+
+    def _close_shared(self) -> None:
+        # While another thread's enqueue is under way: that closes it.
+        with contextlib.suppress(MisuseError):
+            self._shared.close()
 
     # ---- Waiting
 
@@ -284,10 +293,7 @@ class Database(Operations):
             for handle in self._waiting:
                 handle.interrupt()
         self._close_idle()
-        with contextlib.suppress(MisuseError):
-            # An enqueue is under way: the handle is closed when it is let go.
-            self._shared.close()
-        self._shared = _Closed()  # type: ignore[assignment]
+        self._close_shared()
 
     @property
     def closed(self) -> bool:
@@ -319,13 +325,6 @@ class Database(Operations):
     def __repr__(self) -> str:
         closed = " closed" if self._closed else ""
         return f"<dibs.Database {self._path!r}{closed}>"
-
-
-class _Closed:
-    """In the place of the handle of a database that is closed."""
-
-    def enqueue(self, jobs: Any) -> Any:
-        raise ClosedError("the database is closed")
 
 
 class Attached(Operations):

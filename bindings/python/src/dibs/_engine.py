@@ -195,7 +195,7 @@ class Engine:
     def settled(self) -> list[Settled]:
         """With ``events``: the jobs given to ``finish()`` that have been settled
         since the last call."""
-        told = []
+        told: list[Settled] = []
         for number, status, state, message in self._native.settled():
             job = self._finishing.pop(number, None)
             if job is not None:

@@ -186,7 +186,7 @@ class Operations:
         results = self._enqueue(
             [(queue, *encode(codec, each, given)) for each in payloads]
         )
-        ids = []
+        ids: builtins.list[JobId] = []
         for number, existing in results:
             id = JobId(number)
             if existing:

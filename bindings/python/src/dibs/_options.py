@@ -5,7 +5,7 @@ takes them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from ._codec import BYTES, JSON, NONE, Codec, dumps_json
 from ._errors import InvalidError
@@ -121,7 +121,7 @@ def _option(name: str, value: Any) -> Any:
 
 def core_options(options: Mapping[str, Any]) -> dict[str, Any] | None:
     """The options as the core takes them; None: none is given."""
-    result = {}
+    result: dict[str, Any] = {}
     for name, value in options.items():
         if name not in _KNOWN:
             raise TypeError(f"there is no job option {name!r}")
@@ -139,7 +139,7 @@ def encode(
     if isinstance(payload, bytes):
         return BYTES, payload, options
     if isinstance(payload, (bytearray, memoryview)):
-        return BYTES, bytes(payload), options
+        return BYTES, bytes(cast(bytearray, payload)), options
     data = codec.dumps(payload)
     if codec.content_type is None:
         return JSON, data, options
@@ -169,6 +169,6 @@ def setting(name: str, value: Any) -> str | None:
             return "forever"
         return f"{milliseconds(value, name)}ms"
     if name in ("rate", "rate_per_key") and isinstance(value, tuple):
-        count, period = value
+        count, period = cast(tuple[int, Duration], value)
         return f"{count}/{milliseconds(period, name)}ms"
     return str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,7 @@ class Queue:
         wait: Duration | bool = 0,
         lease: Duration | None = None,
         worker: str | None = None,
-    ) -> Iterator[Job | None]:
+    ) -> Generator[Job | None, None, None]:
         """Claim a job for the length of a block, ``None`` when there is none::
 
             with q.consume() as job:

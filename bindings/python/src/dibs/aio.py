@@ -414,7 +414,7 @@ class AsyncDatabase:
         given = core_options(options) if options else None
         codec = self._sync.codec
         jobs = [(queue, *encode(codec, each, given)) for each in payloads]
-        ids = []
+        ids: list[JobId] = []
         for number, existing in await self._enqueuing.add(jobs):
             id = JobId(number)
             if existing:
@@ -432,7 +432,7 @@ class AsyncDatabase:
                 return [error]
             return [result for each in requests for result in self._enqueue_all([each])]
         at = 0
-        answers = []
+        answers: list[Any] = []
         for jobs in requests:
             answers.append(results[at : at + len(jobs)])
             at += len(jobs)
@@ -658,7 +658,7 @@ class AsyncDatabase:
         ``ClosedError``."""
         if self._sync.closed:
             return
-        natives = []
+        natives: list[_dibs.Watch] = []
         for opening in self._watchers.values():
             with contextlib.suppress(Error):
                 watcher = await opening
