@@ -201,7 +201,7 @@ static int module_exec(PyObject *module) {
   error_classes = classes;
   return clock_add(module) || library_add(module) || handle_add(module) ||
                  engine_add(module) || watch_add(module) ||
-                 job_fields_add(module) ||
+                 keeper_add_type(module) || job_fields_add(module) ||
                  PyModule_AddStringConstant(module, "VERSION",
                                             dibs_version()) ||
                  number_add(module, "UNSET", DIBS_UNSET) ||

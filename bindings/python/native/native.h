@@ -13,6 +13,7 @@
 **     operations  the methods of a handle
 **     engine      a dibs_engine as an object, and its runs
 **     watch       a dibs_watch as an object
+**     keeper      a thread that extends leases of jobs claimed by hand
 **
 ** The module is thin and not for users: it speaks in milliseconds, numbers and
 ** tuples, and the package's Python makes classes of them. It is compiled once
@@ -212,9 +213,10 @@ int call_wait(HandleObject *self, int64_t timeout,
 /* A status of call_wait(): a signal's handler has raised an exception. */
 #define RAISED (-1)
 
-/* --------------------------------------------------------- engine and watch */
+/* ------------------------------------------------- engine, watch and keeper */
 
 int engine_add(PyObject *module);
 int watch_add(PyObject *module);
+int keeper_add_type(PyObject *module);
 
 #endif

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -170,6 +172,57 @@ def test_a_block_that_raises_retries(db: dibs.Database, q: dibs.Queue) -> None:
     assert again.last_error is not None
     assert again.last_error.startswith("ZeroDivisionError: division by zero\n")
     assert "test_settle.py" in again.last_error
+
+
+def test_a_block_keeps_its_lease(
+    db: dibs.Database, q: dibs.Queue, program: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    """A regular expression that backtracks lets go of the GIL for nobody."""
+    q.enqueue(1)
+    other = program(
+        """
+        import dibs, re, sys, time
+        q = dibs.open(sys.argv[1]).queue("emails")
+        with q.claim(lease=0.4, detached=True) as job:
+            print("began", flush=True)
+            begin = time.monotonic()
+            while time.monotonic() - begin < 1.2:
+                re.match(r"(a*)*b", "a" * 22)
+        print("acked", flush=True)
+        """
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "began\n"
+
+    assert q.claim(wait=1) is None, "the lease was kept"
+
+    output, errors = other.communicate(timeout=60)
+    assert output == "acked\n", errors
+    assert q.stats().unfinished == 0
+
+
+def test_a_lease_is_kept_no_longer_than_the_block(
+    db: dibs.Database, q: dibs.Queue
+) -> None:
+    q.enqueue_many(range(2))
+    held = q.claim(lease=0.3, detached=True)
+    other = q.claim(lease=0.3, detached=True)
+    assert held is not None
+    assert other is not None
+    with pytest.raises(ZeroDivisionError), other:
+        assert other._kept
+        1 / 0  # noqa: B018
+    assert not other._kept
+
+    with held:
+        held.snooze(0)
+        again = q.claim(lease=0.3, detached=True, wait=60)
+        assert again is not None
+        assert again.id == held.id, "what is lost is not kept"
+
+    lapsed = q.claim(wait=60)
+    assert lapsed is not None
+    assert lapsed.id == held.id
 
 
 def test_a_block_may_settle_it_itself(db: dibs.Database, q: dibs.Queue) -> None:

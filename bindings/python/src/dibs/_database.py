@@ -103,6 +103,7 @@ class Database(Operations):
             number = next(_memory_numbers)
             self._file = f"file:/dibs-{self._pid}-{number}?vfs=memdb"
         self._shared = _dibs.Handle(self._file, settings, library)
+        self._keeper = _dibs.Keeper(self._file, {**settings, "create": 2}, library)
 
     # ---- Handles
 
@@ -176,6 +177,12 @@ class Database(Operations):
         # While another thread's enqueue is under way: that closes it.
         with contextlib.suppress(MisuseError):
             self._shared.close()
+
+    def _keep(self, receipt: str, lease: int) -> int:
+        return self._keeper.add(receipt, lease)
+
+    def _keep_no_more(self, number: int) -> None:
+        self._keeper.drop(number)
 
     # ---- Waiting
 
@@ -292,6 +299,7 @@ class Database(Operations):
             self._closed = True
             for handle in self._waiting:
                 handle.interrupt()
+        self._keeper.close()
         self._close_idle()
         self._close_shared()
 

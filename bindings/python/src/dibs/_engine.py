@@ -48,6 +48,9 @@ class EngineJob(Job):
     def _flags(self) -> int:
         return self._run.flags
 
+    def _keep(self) -> None:
+        self._held()  # and kept by the engine
+
     def _end(
         self,
         action: int,

@@ -294,7 +294,8 @@ class Job(JobFields):
         with job:               # ack when the block ends
             send(job.data)      # on an exception retry, with the error kept
 
-    The exception goes on behind the block. In a loop over ``Queue.jobs()`` it
+    While the block runs, the lease is extended, whatever holds the GIL. The
+    exception goes on behind the block. In a loop over ``Queue.jobs()`` it
     does not: it is logged, and the loop goes on with the next job. What is no
     ``Exception`` (``KeyboardInterrupt``) gives the job back without an attempt
     being counted, and goes on in any case.
@@ -302,7 +303,7 @@ class Job(JobFields):
     See ``JobFields`` for what it is.
     """
 
-    __slots__ = ("_database", "_settled", "_swallow")
+    __slots__ = ("_database", "_kept", "_settled", "_swallow")
 
     def __init__(
         self,
@@ -313,6 +314,7 @@ class Job(JobFields):
     ) -> None:
         super().__init__(database.codec, fields)
         self._database = database
+        self._kept = 0
         self._settled: Operations | None = None
         self._swallow = swallow
 
@@ -425,7 +427,7 @@ class Job(JobFields):
     # ---- As a context manager
 
     def __enter__(self) -> Job:
-        self._held()
+        self._keep()
         return self
 
     def __exit__(
@@ -436,7 +438,20 @@ class Job(JobFields):
     ) -> Literal[False]:
         # Annotated so for type checkers: they take a bool for "swallows". Only
         # in a loop over jobs() does it return True.
+        self._keep_no_more()
         return self._exit(error)  # type: ignore[return-value]
+
+    def _keep(self) -> None:
+        """Have the lease extended, by a thread that needs no GIL."""
+        receipt = self._held()
+        lease = self._fields[_LEASE]
+        if lease and not self._kept:
+            self._kept = self._database._keep(receipt, lease)
+
+    def _keep_no_more(self) -> None:
+        if self._kept:
+            self._database._keep_no_more(self._kept)
+            self._kept = 0
 
     def _exit(self, error: BaseException | None) -> bool:
         if error is None:

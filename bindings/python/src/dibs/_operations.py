@@ -162,6 +162,13 @@ class Operations:
     def _jobs(self, fields: builtins.list[tuple[Any, ...]]) -> builtins.list[Job]:
         return [Job(self, each) for each in fields]
 
+    def _keep(self, receipt: str, lease: int) -> int:
+        """Extend a lease from now on; a number, 0 where that is not done."""
+        return 0
+
+    def _keep_no_more(self, number: int) -> None:
+        """Undo ``_keep()``."""
+
     # ---- Queues and enqueueing
 
     def queue(self, name: str = "default") -> Queue:

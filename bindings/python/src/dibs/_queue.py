@@ -106,8 +106,8 @@ class Queue:
         Args:
             wait: how long to wait for one: a ``timedelta`` or seconds; ``True``
                 or ``FOREVER``: without end [not at all].
-            lease: how long to hold it: settle or extend it before that is over
-                [what the job says, or 60 s].
+            lease: how long to hold it: settle or extend it before that is over;
+                ``with job:`` extends it [what the job says, or 60 s].
             worker: a name to record.
             detached: others work on the job, so it is not given back when this
                 process dies, but when the lease is over.

@@ -168,7 +168,7 @@ class AsyncJob(JobFields):
         await self._database._run(self._job.progress, done, text)
 
     async def __aenter__(self) -> Self:
-        self._job._held()
+        self._job._keep()
         return self
 
     async def __aexit__(
@@ -178,6 +178,7 @@ class AsyncJob(JobFields):
         trace: TracebackType | None,
     ) -> Literal[False]:
         job = self._job
+        job._keep_no_more()
         if error is None:
             if not job.settled:
                 try:
