@@ -19,7 +19,7 @@ import pytest
 import dibs
 from dibs._command import _duration, status_line
 
-SRC = Path(__file__).parents[1] / "src"
+PACKAGES = Path(dibs.__file__).parents[1]
 
 MODULE = """
 import asyncio, os, pathlib, time
@@ -72,7 +72,11 @@ def worker(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "dibs", "worker", app, *words],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(PACKAGES),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
             text=True,
             **{"stderr": subprocess.PIPE, **options},
         )

@@ -576,12 +576,12 @@ def test_type_checkers_check_a_tasks_arguments(tmp_path: Path) -> None:
             """
         )
     )
-    src = Path(__file__).parents[1] / "src"
+    packages = Path(dibs.__file__).parents[1]
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(source)],
         capture_output=True,
         text=True,
-        env={"MYPYPATH": str(src), "PATH": ""},
+        env={"MYPYPATH": str(packages), "PATH": ""},
         cwd=tmp_path,
     )
     lines = [line for line in checked.stdout.splitlines() if " error: " in line]

@@ -92,6 +92,8 @@ class Settlement(NamedTuple):
     delay: Duration | None = None
     error: str | None = None
     result: Any = None
+    #: What the task raised.
+    cause: BaseException | None = None
 
     def settle(self, job: Job) -> None:
         """Do it, and return when it is committed."""
@@ -187,7 +189,9 @@ class App:
         self._on_death: list[Callable[[Job, BaseException], Any]] = []
         self._on_error: Callable[..., Verdict | None] | None = None
         self._strangers: set[str | None] = set()
-        self._inline: Callable[[], object] | None = None
+        #: Of dibs.testing: what to do behind an enqueue, and before waiting.
+        self._enqueued: Callable[[Operations, list[int]], object] | None = None
+        self._drain: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         return f"<dibs.App {str(self._path)!r} of {len(self._tasks)} tasks>"
@@ -354,8 +358,8 @@ class App:
         operations = operations or self._operations()
         results = operations._enqueue([_job(operations.codec, each) for each in calls])
         handles: list[Handle[Any]] = [Handle(self, *each) for each in results]
-        if self._inline is not None:
-            self._inline()
+        if self._enqueued is not None:
+            self._enqueued(operations, [each.id for each in handles])
         return handles
 
     async def _enqueue_async(
@@ -367,8 +371,8 @@ class App:
         database = await self._async_database()
         job = _job(database.sync.codec, call)
         id, existing = (await database._enqueuing.add([job]))[0]
-        if self._inline is not None:
-            await asyncio.to_thread(self._inline)
+        if self._enqueued is not None:
+            await asyncio.to_thread(self._enqueued, database.sync, [id])
         return Handle(self, id, existing)
 
     async def _async_database(self) -> AsyncDatabase:
@@ -600,7 +604,8 @@ class Attempt:
             self._tell(logging.ERROR, "raised after it was settled", error)
             return
         verdict = self._verdict(error)
-        self.settlement = made = self._settlement(verdict, error)
+        made = self._settlement(verdict, error)._replace(cause=error)
+        self.settlement = made
         self._hooks(self._app._after, error)
         if made.ending == "retried":
             self._hooks(self._app._on_retry, error)

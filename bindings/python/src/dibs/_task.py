@@ -11,6 +11,7 @@ place, anything else is one argument.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import typing
@@ -421,11 +422,18 @@ class Handle(Generic[R]):
                 ``job`` tells.
             NotFoundError: it ended and is not kept any more.
         """
+        if self._app._drain is not None:
+            # In a test no worker is there to wait for.
+            self._app._drain()
+            timeout = 0
         return self._app.database.result(self.id, timeout)  # type: ignore[no-any-return]
 
     async def aresult(self, timeout: Duration | None = None) -> R:
         """The same without blocking the event loop."""
         database = await self._app._async_database()
+        if self._app._drain is not None:
+            await asyncio.to_thread(self._app._drain)
+            timeout = 0
         return await database.result(self.id, timeout)  # type: ignore[no-any-return]
 
     def wait(self, timeout: Duration | None = None) -> Job | None:
