@@ -581,7 +581,7 @@ def test_type_checkers_check_a_tasks_arguments(tmp_path: Path) -> None:
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(source)],
         capture_output=True,
         text=True,
-        env={"MYPYPATH": str(packages), "PATH": ""},
+        env={} if packages.name == "site-packages" else {"MYPYPATH": str(packages)},
         cwd=tmp_path,
     )
     lines = [line for line in checked.stdout.splitlines() if " error: " in line]

@@ -107,8 +107,9 @@ class Testing:
         settings = {**app._settings, "clock": self._clock, "synchronous": "normal"}
         self._database = open(":memory:", **settings)
         with app._lock:
-            self._before = (app._opened, app._pid)
+            self._before = (app._opened, app._pid, app._settings)
             app._opened = self._database
+            app._settings = {**app._settings, "clock": self._clock}
         app._enqueued = self._enqueued
         app._drain = lambda: self.drain(raise_errors=False)
         return self
@@ -122,7 +123,7 @@ class Testing:
         app = self._app
         app._enqueued = app._drain = None
         with app._lock:
-            app._opened, app._pid = self._before
+            app._opened, app._pid, app._settings = self._before
         assert self._database is not None
         self._database.close()
         self._database = None
@@ -151,13 +152,14 @@ class Testing:
         Returns:
             What ran, in order.
         """
-        operations = self.database if within is None else self._app._attached(within)
+        app = self._app
+        operations = app._operations() if within is None else app._attached(within)
         return self._work(operations, queues or (ALL,), raise_errors)
 
     def run_one(self, *queues: str) -> Ran | None:
         """Run the next job that is due; ``None``: there is none. What its task
         raises is in ``error``."""
-        return self._run(self.database, queues or (ALL,))
+        return self._run(self._app._operations(), queues or (ALL,))
 
     def advance(self, duration: Duration) -> None:
         """Set the clock forward; inline, what is due then runs."""
@@ -168,6 +170,7 @@ class Testing:
     def _work(
         self, operations: Operations, queues: tuple[str, ...], raise_errors: bool
     ) -> list[Ran]:
+        assert self.database, "within the block"
         ran: list[Ran] = []
         while (one := self._run(operations, queues)) is not None:
             ran.append(one)
