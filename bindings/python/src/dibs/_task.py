@@ -356,6 +356,11 @@ class Definition(Generic[P, R]):
             self._operations,
         )
 
+    def handle(self, id: int) -> Handle[R]:
+        """The handle of a job of this task by its id, which need not be there:
+        for results that are asked for elsewhere."""
+        return Handle(self._app, id, False)
+
     def _job_options(self) -> dict[str, Any] | None:
         """As the core takes them."""
         options = {key: value for key, value in self._options.items() if key != "queue"}
