@@ -32,7 +32,7 @@
 #define PAGE_LEAST   512
 /* Bytes. SQLite's VFS for Unix takes 131,071 in a call: it never writes more
 ** than a page itself. */
-#define ROOM (120 * 1024)
+#define ROOM ((size_t)120 * 1024)
 
 struct gather {
   sqlite3_io_methods methods; /* first: what the file points to is this, too */

@@ -426,10 +426,11 @@ void lanes_apply(dibs_db *db, int64_t queue_id) {
   if (sql_get(db, SQL_SETTING, setting, DEAD_HEAD_SKIP) == DEAD_HEAD_BLOCK)
     return;
   while ((id = sql_get(db, SQL_LANES_DEAD, first, 0)) && !db->status) {
-    if (!job_read(db, id, &job) && !db->status)
+    if (job_read(db, id, &job))
+      lane_leave(db, &job);
+    else if (!db->status)
       handle_fail(db, DIBS_CORRUPT, "job %lld holds a lane and is gone",
                   (long long)id);
-    if (!db->status) lane_leave(db, &job);
   }
 }
 

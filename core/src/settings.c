@@ -181,8 +181,8 @@ static void form_words(const struct setting *setting, struct text *text) {
       [SETTING_DURATION] = "a duration, as 5m",
       [SETTING_KEEP] = "a duration, as 7d, or forever",
       [SETTING_UNIQUE_FOR] = "start, finish, or a duration, as 5m",
-      [SETTING_NAME] = "1 to 255 bytes of UTF-8 without control characters "
-                       "and without *",
+      [SETTING_NAME] =
+          "a name: 1 to 255 bytes, without control characters or *",
       [SETTING_HEADERS] = "a flat JSON object of strings, up to 64 KiB",
   };
   if (setting->form == SETTING_REAL) {
