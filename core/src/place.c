@@ -419,18 +419,19 @@ static void lane_dead(dibs_db *db, const struct job *job) {
 
 void lanes_apply(dibs_db *db, int64_t queue_id) {
   struct job job;
-  int64_t id;
+  int64_t id, before = 0;
   const struct sql_value *first = SQL_ARGS(sql_int(queue_id), sql_int(1));
   const struct sql_value *setting =
       SQL_ARGS(sql_int(queue_id), sql_text("dead_head"));
   if (sql_get(db, SQL_SETTING, setting, DEAD_HEAD_SKIP) == DEAD_HEAD_BLOCK)
     return;
   while ((id = sql_get(db, SQL_LANES_DEAD, first, 0)) && !db->status) {
-    if (job_read(db, id, &job))
+    if (id != before && job_read(db, id, &job))
       lane_leave(db, &job);
-    else if (!db->status)
-      handle_fail(db, DIBS_CORRUPT, "job %lld holds a lane and is gone",
+    else
+      handle_fail(db, DIBS_CORRUPT, "job %lld holds a lane that is not its own",
                   (long long)id);
+    before = id;
   }
 }
 

@@ -152,7 +152,8 @@
     " WHERE queue_id = ?1")                                                    \
   X(KEPT_SET,                                                                  \
     "INSERT INTO dibs_kept(queue_id, most, kept)"                              \
-    " VALUES (?1, ?2, (SELECT count(*) FROM dibs_done d WHERE d.queue_id = ?1))" \
+    " VALUES (?1, ?2, (SELECT count(*) FROM dibs_done d"                       \
+    " WHERE d.queue_id = ?1))"                                                 \
     " ON CONFLICT DO UPDATE"                                                   \
     " SET most = ?2")                                                          \
   X(KEPT_FORGET, "DELETE FROM dibs_kept WHERE queue_id = ?1")                  \
@@ -408,7 +409,8 @@
     "SELECT min(" NEXT_EVENTS ","                                              \
     NEXT_OF("prune_at", "dibs_done WHERE prune_at IS NOT NULL") ","            \
     NEXT_OF("until", "dibs_unique WHERE finished") ","                         \
-    " coalesce((SELECT 0 FROM dibs_kept WHERE kept > most LIMIT 1), ?1))")                        \
+    " coalesce((SELECT 0 FROM dibs_kept"                                       \
+    " WHERE kept > most AND kept > 0 LIMIT 1), ?1))")                          \
   X(LEASED_LAPSED,                                                             \
     "SELECT id, holder, lease"                                                 \
     " FROM dibs_leased"                                                        \
@@ -431,7 +433,10 @@
     " FROM dibs_queue"                                                         \
     " WHERE next_due <= ?1 AND name > ?2 AND name < ?3"                        \
     " ORDER BY next_due, id")                                                  \
-  X(KEPT_OVER, "SELECT queue_id FROM dibs_kept WHERE kept > most LIMIT 1")     \
+  X(KEPT_OVER,                                                                 \
+    "SELECT queue_id"                                                          \
+    " FROM dibs_kept"                                                          \
+    " WHERE kept > most AND kept > 0 LIMIT 1")                                 \
   X(DONE_DUE,                                                                  \
     "SELECT id, queue_id"                                                      \
     " FROM dibs_done"                                                          \

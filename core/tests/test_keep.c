@@ -275,6 +275,17 @@ static void a_count_that_the_file_has_wrong_is_mended(void **state) {
   expect_int(raw_int(f, "SELECT kept FROM dibs_kept"), done(f));
 }
 
+/* Less than none is none, and nobody looks for it for ever. */
+static void a_count_that_cannot_be_is_none(void **state) {
+  fixture *f = *state;
+  set(f, "keep_count", "2");
+  put_many_done(f, 2);
+  raw_run(f, "UPDATE dibs_kept SET most = -5");
+  expect_nothing(f, "q");
+  expect_ok(f->db, dibs_prune(f->db, NULL));
+  expect_int(done(f), 0);
+}
+
 static void settings_say_what_is_kept(void **state) {
   fixture *f = *state;
   char *json;
@@ -307,6 +318,7 @@ int main(void) {
       TEST(a_count_counts_what_is_there),
       TEST(pruning_costs_the_same_however_many_are_kept),
       TEST(a_count_that_the_file_has_wrong_is_mended),
+      TEST(a_count_that_cannot_be_is_none),
       TEST(settings_say_what_is_kept),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -266,6 +266,22 @@ static void a_setting_that_changes_lets_the_lanes_go(void **state) {
   }
 }
 
+/* A file that contradicts itself ends no call but with an error. */
+static void a_lane_that_is_not_the_dead_ones_is_told(void **state) {
+  fixture *f = *state;
+  const char *name = "dead_head", *value = "skip";
+  int64_t ids[2];
+  dead_lane(f, "k", ids, 2);
+  raw_run(f, "UPDATE dibs_job SET key = 'other' WHERE id = %lld",
+          (long long)ids[0]);
+  expect_status(f->db, dibs_queue_set(f->db, "q", &name, &value, 1),
+                DIBS_CORRUPT);
+  raw_run(f, "UPDATE dibs_job SET key = 'k' WHERE id = %lld",
+          (long long)ids[0]);
+  set(f, "q", "dead_head", "skip");
+  expect_int(try_take(f, "q"), ids[1]);
+}
+
 static void a_bad_dead_head_is_refused(void **state) {
   fixture *f = *state;
   char *json;
@@ -552,6 +568,7 @@ int main(void) {
       TEST(purged_dead_heads_let_the_next_go),
       TEST(clear_takes_a_held_lane),
       TEST(a_setting_that_changes_lets_the_lanes_go),
+      TEST(a_lane_that_is_not_the_dead_ones_is_told),
       TEST(a_bad_dead_head_is_refused),
       TEST(a_head_whose_lease_lapses_stays_the_head),
       TEST(any_member_can_be_cancelled),
