@@ -124,12 +124,22 @@ INVARIANTS = {
         WHERE q.next_due IS NULL OR q.next_due > s.due_at""",
     "a lane has one head": """
         SELECT key FROM dibs_lane GROUP BY queue_id, key
-        HAVING sum(head) <> 1""",
+        HAVING sum(head <> 0) <> 1""",
     "only the head of a lane is not blocked": """
         SELECT l.id FROM dibs_lane l JOIN dibs_jobs v ON v.id = l.id
         WHERE NOT l.head AND v.state NOT IN ('blocked', 'staged')
-           OR l.head AND v.state NOT IN
-              ('ready', 'scheduled', 'running', 'staged')""",
+           OR l.head = 1 AND v.state NOT IN
+              ('ready', 'scheduled', 'running', 'staged')
+              AND l.id NOT IN (SELECT id FROM dibs_blocked
+                               WHERE limit_key IS NOT NULL)
+           OR l.head = 2 AND v.state <> 'dead'""",
+    "kept jobs are counted": """
+        SELECT queue_id FROM dibs_kept k WHERE kept <>
+        (SELECT count(*) FROM dibs_done WHERE queue_id = k.queue_id)""",
+    "what runs of a limited queue is counted": """
+        SELECT m.queue_id FROM dibs_limit m JOIN dibs_queue q
+        ON q.id = m.queue_id WHERE q.limited AND m.key = '' AND m.running <>
+        (SELECT count(*) FROM dibs_leased WHERE queue_id = q.id)""",
     "every unfinished job with a key is in its lane": """
         SELECT v.id FROM dibs_jobs v
         WHERE v.key IS NOT NULL AND v.state NOT IN ('done', 'dead')

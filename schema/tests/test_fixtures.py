@@ -151,13 +151,15 @@ class FixtureTest(plain.TestCase):
         for _ in self.each_version():
             receipts = self.kept("receipts")
             self.assertEqual(len(receipts), len(self.in_state("running")))
-            done, dead, ready = receipts
+            done, dead, ready, limited = receipts
             [one] = self.dibs("ack", done)
             self.assertEqual(one["state"], "done")
             [one] = self.dibs("fail", dead, "--error", "no")
             self.assertEqual(one["state"], "dead")
             [one] = self.dibs("release", ready)
             self.assertEqual(one["state"], "ready")
+            [one] = self.dibs("ack", limited)
+            self.assertEqual(one["state"], "done")
             with self.assertRaises(plain.Failed) as caught:
                 self.dibs("ack", done)
             self.assertEqual(caught.exception.code, 4)
@@ -174,6 +176,32 @@ class FixtureTest(plain.TestCase):
             self.assertEqual(seen, [[1, 4], [2]])
             states = [job["state"] for job in self.jobs("-q", "lane")]
             self.assertEqual(states, ["scheduled"])
+
+    def test_a_queue_is_as_it_was_set(self):
+        for _ in self.each_version():
+            running, aside, behind, _, dead, held = self.jobs(
+                "-q", "limited", "--limit", "6"
+            )
+            [settings] = self.dibs("queue", "show", "limited")
+            self.assertEqual(settings["limit_per_key"], 1)
+            self.assertEqual(settings["dead_head"], "block")
+            with self.assertRaises(plain.Failed):
+                self.dibs("claim", "-q", "limited")
+            self.dibs("ack", self.kept("receipts")[3])
+            [job] = self.dibs("claim", "-q", "limited", "-n", "10")
+            self.assertEqual(job["id"], aside["id"])
+            self.dibs("dead", "requeue", dead["id"])
+            [job] = self.dibs("claim", "-q", "limited", "-n", "10")
+            self.assertEqual(job["id"], dead["id"])
+            self.dibs("ack", job["receipt"])
+            [job] = self.dibs("claim", "-q", "limited", "-n", "10")
+            self.assertEqual(job["id"], held["id"])
+            states = {job["id"]: job["state"] for job in self.jobs()}
+            self.assertEqual(states[running["id"]], "done")
+            self.assertEqual(states[dead["id"]], "done")
+            self.assertEqual(states[behind["id"]], "blocked")
+            done = [job["state"] for job in self.jobs("-q", "limited")]
+            self.assertEqual(done.count("done"), 2)
 
     def test_dead_letters_are_redriven(self):
         for _ in self.each_version():
