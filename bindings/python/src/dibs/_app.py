@@ -296,8 +296,11 @@ class App:
     def _register(
         self, function: Callable[..., Any], raw: bool, options: Mapping[str, Any]
     ) -> Definition[Any, Any]:
-        kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
-        made: Definition[Any, Any] = kind(self, function, options, raw)
+        made: Definition[..., Any]
+        if inspect.iscoroutinefunction(function):
+            made = AsyncTask[..., Any](self, function, options, raw)
+        else:
+            made = Task[..., Any](self, function, options, raw)
         if made.name in self._tasks:
             raise MisuseError(
                 f"there is a task {made.name!r} already: give one of them another "
@@ -388,7 +391,7 @@ class App:
 
     def _headers(self) -> dict[str, str]:
         """The context variables that have a value."""
-        found = {}
+        found: dict[str, str] = {}
         for header, variable in self._context.items():
             value = variable.get(None)
             if value is not None:
@@ -465,7 +468,7 @@ class App:
                 job.queue,
                 extra=log_extra(job),
             )
-        if self._unknown == "fail":
+        if isinstance(self._unknown, str):
             return Settlement(FAIL, "dead", error=f"no task is named {job.name!r}")
         return Settlement(SNOOZE, "released", self._unknown)
 

@@ -600,7 +600,7 @@ class _Supervisor:
 
 def _modules() -> list[str]:
     """The files of the loaded modules, but for what is installed."""
-    files = []
+    files: list[str] = []
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if (
@@ -623,7 +623,7 @@ def _sources() -> dict[str, int]:
 
 
 def _times(files: Iterable[str]) -> dict[str, int]:
-    times = {}
+    times: dict[str, int] = {}
     for file in files:
         with contextlib.suppress(OSError):
             times[file] = os.stat(file).st_mtime_ns

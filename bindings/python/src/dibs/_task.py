@@ -16,7 +16,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 from ._database import job_result
 from ._errors import EmptyError, InvalidError, MisuseError
@@ -153,7 +153,7 @@ class Arguments:
         values = (*places, *names.values())
         if not values:
             return ABSENT
-        if len(values) == 1 and isinstance(values[0], (bytes, bytearray, memoryview)):
+        if len(values) == 1 and _is_bytes(values[0]):
             return values[0]
         if not places:
             return names
@@ -188,11 +188,11 @@ class Arguments:
         if self._raw:
             return [data], {}
         if isinstance(data, dict):
-            names = dict(data)
+            names = dict(cast("dict[str, Any]", data))
             places = names.pop(_PLACES, [])
             return list(places), names
         if isinstance(data, list):
-            return data, {}
+            return [*data], {}
         return [data], {}
 
     def kinds(self) -> dict[str, Any]:
@@ -218,6 +218,10 @@ def _is_injected(parameter: inspect.Parameter) -> bool:
         and parameter.kind is inspect.Parameter.KEYWORD_ONLY
         and parameter.default is inspect.Parameter.empty
     )
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, (bytes, bytearray, memoryview))
 
 
 def _single(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -104,7 +104,11 @@ class Testing:
         app = self._app
         if app._enqueued is not None:
             raise MisuseError("the app is under test already")
-        settings = {**app._settings, "clock": self._clock, "synchronous": "normal"}
+        settings: dict[str, Any] = {
+            **app._settings,
+            "clock": self._clock,
+            "synchronous": "normal",
+        }
         self._database = open(":memory:", **settings)
         with app._lock:
             self._before = (app._opened, app._pid, app._settings)

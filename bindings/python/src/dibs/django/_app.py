@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic, reportMissingTypeStubs=false
 """The app of a Django project: it enqueues through Django's connection, and a
 worker opens the same file."""
 

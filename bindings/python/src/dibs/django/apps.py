@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic, reportMissingTypeStubs=false
 """``INSTALLED_APPS = [..., "dibs.django"]``."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic, reportMissingTypeStubs=false
 """A backend of ``django.tasks`` (Django 6).
 
 A task becomes a job that is named by its path and has ``{"args", "kwargs"}`` as

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic, reportMissingTypeStubs=false
 """``manage.py dibs_worker``: ``python -m dibs worker`` for a Django project."""
 
 from __future__ import annotations
