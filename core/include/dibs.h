@@ -672,7 +672,9 @@ DIBS_API int dibs_claim(dibs_db *db, const char *const *queues, size_t count,
                         const dibs_claim_options *options,
                         dibs_job_list **jobs);
 
-/* The jobs that a claim would give next, without claiming them. DIBS_EMPTY. */
+/* The jobs that a claim would give next, without claiming them. Of a queue with
+** limits it may also show jobs that a claim would put aside, because none has met
+** them yet: dibs_explain() tells of each. DIBS_EMPTY. */
 DIBS_API int dibs_peek(dibs_db *db, const char *const *queues, size_t count,
                        int64_t n, dibs_job_list **jobs);
 
