@@ -413,16 +413,17 @@ static void synchronous_apply(dibs_db *db, const dibs_open_options *options) {
 }
 
 /* The name under which connections of this process share a database in memory;
-** false when it is a file. */
+** false when it is a file. New versions of SQLite do not tell the name of such a
+** database: then all of them have one board, and a wake too many is harmless. */
 static bool memory_name(dibs_db *db, char *name, size_t room) {
   SQLITE_LIBRARY(db);
   const char *file = sqlite3_db_filename(db->sqlite, "main");
   char *vfs = NULL;
   sqlite3_file_control(db->sqlite, "main", SQLITE_FCNTL_VFSNAME, &vfs);
-  bool shared = vfs && strstr(vfs, "memdb") && file && *file;
+  bool shared = vfs && strstr(vfs, "memdb");
   sqlite3_free(vfs);
   if (shared)
-    snprintf(name, room, "memdb:%s", file);
+    snprintf(name, room, "memdb:%s", file ? file : "");
   else
     snprintf(name, room, ":memory:%p", (void *)db);
   return shared || !file || !*file;
