@@ -433,27 +433,41 @@ BEGIN
     t(now) AS (SELECT
       CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)),
     q(id) AS (SELECT id FROM dibs_queue
-              WHERE name = coalesce(new.queue, 'default')),
-    d(name, value) AS (SELECT s.name, s.value FROM q
-                       JOIN dibs_setting s ON s.queue_id = q.id)
+              WHERE name = coalesce(new.queue, 'default'))
   SELECT 1 + max(coalesce((SELECT max(id) FROM dibs_job), 0),
                  (SELECT value FROM dibs_meta WHERE key = 'last_id')),
     q.id, t.now,
-    coalesce(new.priority, (SELECT value FROM d WHERE name = 'priority'), 0),
-    min(t.now + (SELECT value FROM d WHERE name = 'expires'), 253402300799999),
-    (SELECT value FROM d WHERE name = 'max_attempts'),
-    (SELECT value FROM d WHERE name = 'max_crashes'),
-    (SELECT value FROM d WHERE name = 'backoff'),
-    (SELECT value FROM d WHERE name = 'backoff_factor'),
-    (SELECT value FROM d WHERE name = 'backoff_cap'),
-    (SELECT value FROM d WHERE name = 'backoff_jitter'),
-    (SELECT value FROM d WHERE name = 'lease'),
-    (SELECT value FROM d WHERE name = 'timeout'),
-    (SELECT value FROM d WHERE name = 'keep'),
-    coalesce(new.name, (SELECT value FROM d WHERE name = 'name')),
-    coalesce(new.key, (SELECT value FROM d WHERE name = 'key')),
-    (SELECT value FROM d WHERE name = 'limit_key'),
-    coalesce(new.headers, (SELECT value FROM d WHERE name = 'headers')),
+    coalesce(new.priority,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = q.id AND name = 'priority'), 0),
+    min(t.now +
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = q.id AND name = 'expires'), 253402300799999),
+    (SELECT value FROM dibs_setting
+     WHERE queue_id = q.id AND name = 'max_attempts'),
+    (SELECT value FROM dibs_setting
+     WHERE queue_id = q.id AND name = 'max_crashes'),
+    (SELECT value FROM dibs_setting WHERE queue_id = q.id AND name = 'backoff'),
+    (SELECT value FROM dibs_setting
+     WHERE queue_id = q.id AND name = 'backoff_factor'),
+    (SELECT value FROM dibs_setting
+     WHERE queue_id = q.id AND name = 'backoff_cap'),
+    (SELECT value FROM dibs_setting
+     WHERE queue_id = q.id AND name = 'backoff_jitter'),
+    (SELECT value FROM dibs_setting WHERE queue_id = q.id AND name = 'lease'),
+    (SELECT value FROM dibs_setting WHERE queue_id = q.id AND name = 'timeout'),
+    (SELECT value FROM dibs_setting WHERE queue_id = q.id AND name = 'keep'),
+    coalesce(new.name,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = q.id AND name = 'name')),
+    coalesce(new.key,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = q.id AND name = 'key')),
+    (SELECT value FROM dibs_setting
+     WHERE queue_id = q.id AND name = 'limit_key'),
+    coalesce(new.headers,
+      (SELECT value FROM dibs_setting
+       WHERE queue_id = q.id AND name = 'headers')),
     new.payload
   FROM q, t;
   -- The job just made is the one with the highest id.
