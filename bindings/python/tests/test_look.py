@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import logging
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -151,6 +154,38 @@ def test_doctor_looks(db: dibs.Database) -> None:
     assert {each.level for each in findings} <= {"ok", "warning", "error"}
     assert any(each.check == "integrity" for each in findings)
     assert not [each for each in findings if each.level == "error"]
+
+
+def test_events_are_logged(
+    db: dibs.Database, q: dibs.Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    id = q.enqueue(1)
+    job = q.claim()
+    assert job is not None
+
+    with caplog.at_level(logging.INFO):
+        job.fail("why")
+
+    (record,) = [each for each in caplog.records if each.name == "dibs.events"]
+    assert record.levelno == logging.ERROR
+    assert record.dibs_event == "dead"  # type: ignore[attr-defined]
+    assert record.dibs_id == id  # type: ignore[attr-defined]
+    assert record.dibs_queue == "emails"  # type: ignore[attr-defined]
+
+
+def test_events_are_quiet_without_logging(
+    path: str, program: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    other = program(
+        """
+        import dibs, sys
+        q = dibs.open(sys.argv[1]).queue()
+        q.enqueue(1)
+        q.claim().fail("why")
+        """
+    )
+
+    assert other.communicate(timeout=60) == ("", "")
 
 
 def test_a_repr_says_what_it_is(db: dibs.Database, q: dibs.Queue) -> None:

@@ -226,17 +226,26 @@ def test_a_busy_database_is_told(path: str) -> None:
         assert db.queue().enqueue(1)
 
 
-def test_a_subinterpreter_is_refused() -> None:
-    interpreters = pytest.importorskip("_xxsubinterpreters")
-    source = (
-        "import sys; sys.path[:] = " + repr(sys.path) + "\n"
-        "try:\n    import dibs\n"
-        "except ImportError as error:\n"
-        "    assert 'subinterpreter' in str(error), error\n"
-        "else:\n    raise AssertionError('it was imported')\n"
-    )
-    each = interpreters.create()
+@pytest.mark.parametrize("config", ["legacy", "isolated"])
+def test_a_subinterpreter_is_refused(config: str) -> None:
+    source = f"""
+import sys; sys.path[:] = {sys.path!r}
+try:
+    import dibs
+except ImportError as error:
+    assert "subinterpreter" in str(error), error
+else:
+    raise AssertionError("it was imported")
+"""
+    if sys.version_info >= (3, 13):
+        import _interpreters as interpreters
 
-    interpreters.run_string(each, source)
+        each = interpreters.create(config)
+        failure = interpreters.run_string(each, source)
+        assert failure is None, failure
+    else:
+        import _xxsubinterpreters as interpreters
 
+        each = interpreters.create(isolated=config == "isolated")
+        interpreters.run_string(each, source)
     interpreters.destroy(each)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What the core has to tell, for ``logging``: the logger is ``dibs``."""
+"""What the core has to tell, for ``logging``: the logger is ``dibs.events``, which
+is quiet where an application has not set up logging."""
 
 from __future__ import annotations
 
 import logging
 
-log = logging.getLogger("dibs")
+log = logging.getLogger("dibs.events")
+log.addHandler(logging.NullHandler())
 
 _LEVELS = (logging.INFO, logging.WARNING, logging.ERROR)
 
