@@ -264,6 +264,21 @@ def test_close_ends_waits(path: str) -> None:
     asyncio.run(body())
 
 
+def test_close_ends_waits_that_are_about_to_begin(path: str) -> None:
+    async def body() -> None:
+        db = await aio.open(path)
+        watcher = await db._watcher(("default",))
+        claiming = asyncio.create_task(db.queue().claim(wait=True))
+        await db.close()
+
+        await asyncio.wait_for(watcher.wait(), 5)
+
+        with pytest.raises(dibs.ClosedError):
+            await asyncio.wait_for(claiming, 20)
+
+    asyncio.run(body())
+
+
 def test_changes_and_looks(run: Callable[[Body], None]) -> None:
     async def body(db: aio.AsyncDatabase) -> None:
         q = db.queue("emails")

@@ -335,6 +335,7 @@ class _Watcher:
         self._told = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._reading = False
+        self._closed = False
 
     def _readable(self) -> None:
         # It stays readable until it is armed.
@@ -348,6 +349,8 @@ class _Watcher:
 
     async def wait(self) -> None:
         """Until there may be something, from now on."""
+        if self._closed:
+            return
         self._told.clear()
         self._native.arm()
         if not self._reading:
@@ -356,6 +359,7 @@ class _Watcher:
         await self._told.wait()
 
     def close(self) -> None:
+        self._closed = True
         self._stop_reading()
         self._told.set()
 
@@ -373,6 +377,7 @@ class AsyncDatabase:
         self._settling = _Batch(self, self._settle_all)
         self._enqueuing = _Batch(self, self._enqueue_all)
         self._ended = asyncio.Event()
+        self._closing = False
 
     @property
     def sync(self) -> _database.Database:
@@ -381,7 +386,7 @@ class AsyncDatabase:
 
     @property
     def closed(self) -> bool:
-        return self._sync.closed
+        return self._closing or self._sync.closed
 
     @property
     def path(self) -> str:
@@ -393,9 +398,12 @@ class AsyncDatabase:
 
     def _run(self, call: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
         """Call something in a thread."""
-        if self._sync.closed:
-            self._sync._check()
+        self._check()
         return self._loop.run_in_executor(self._threads, call, *arguments)
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ClosedError(f"{self.path} is closed")
 
     # ---- Queues and enqueueing
 
@@ -657,10 +665,11 @@ class AsyncDatabase:
     async def close(self) -> None:
         """Close it; harmless when it is. Tasks that wait for jobs get
         ``ClosedError``."""
-        if self._sync.closed:
+        if self.closed:
             return
+        self._closing = True
         natives: list[_dibs.Watch] = []
-        for opening in self._watchers.values():
+        for opening in list(self._watchers.values()):
             with contextlib.suppress(Error):
                 watcher = await opening
                 watcher.close()
@@ -675,7 +684,7 @@ class AsyncDatabase:
             each.close()
 
     async def __aenter__(self) -> Self:
-        self._sync._check()
+        self._check()
         return self
 
     async def __aexit__(
@@ -702,8 +711,7 @@ class _Batch:
         self._task: asyncio.Task[None] | None = None
 
     async def add(self, request: Any) -> Any:
-        if self._database.closed:
-            self._database._sync._check()
+        self._database._check()
         answer = self._database._loop.create_future()
         self._pending.append((request, answer))
         if self._task is None:
