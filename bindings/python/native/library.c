@@ -15,9 +15,9 @@
 ** given, and Python asks for that by seen().
 **
 ** A sqlite3.Connection begins, behind the head of every object, with its
-** sqlite3 *, in all versions of CPython and on PyPI's copies of the module. That
-** is not taken on trust: what is there is read without a risk, and has to begin
-** with a pointer to one of the library's own VFSs, as every sqlite3 does.
+** sqlite3 *, in all versions of CPython and in packages that copy its module.
+** That is not taken on trust: what is there is read without a risk, and has to
+** begin with a pointer to one of the library's own VFSs, as every sqlite3 does.
 */
 #include "native.h"
 
