@@ -54,7 +54,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 def test_the_tests_of_a_project(manage: Any) -> None:
     output = ended(manage("test"))
     assert "OK" in output
-    assert "Ran 16 tests" in output
+    assert "Ran 17 tests" in output
 
 
 def test_migrate_makes_the_tables(manage: Any, path: str) -> None:

@@ -189,17 +189,21 @@ def test_what_does_not_end_within_the_grace_is_given_back(
 
 
 def test_a_task_on_a_loop_is_cancelled_at_the_end_of_the_grace(app: dibs.App) -> None:
-    began = threading.Event()
+    began, ended = threading.Event(), threading.Event()
 
     @app.task
     async def wait() -> None:
         began.set()
-        await asyncio.sleep(60)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
 
     worker = app.worker(mode="asyncio", grace=0.05).start()
     handle = wait.enqueue()
     assert began.wait(20)
     worker.stop()
+    assert ended.is_set(), "it could clean up"
     assert (handle.job().state, handle.job().attempt) == ("ready", 0)
 
 

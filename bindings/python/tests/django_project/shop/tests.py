@@ -180,6 +180,20 @@ class Backend(TestCase):
             ],
         )
 
+    def test_an_attempt_that_others_follow_is_no_end(self):
+        from django.tasks.signals import task_finished
+
+        seen = []
+
+        def hear(task_result, **_):
+            seen.append(task_result.status)
+
+        task_finished.connect(hear)
+        self.addCleanup(task_finished.disconnect, hear)
+        self.tasks.second_time.enqueue()
+        self.jobs.drain(raise_errors=False)
+        self.assertEqual(seen, ["SUCCESSFUL"])
+
     def test_wrong_options_are_refused(self):
         from dibs.django.backend import DibsBackend
 
