@@ -827,7 +827,10 @@ typedef struct dibs_engine_options {
   void (*flagged)(void *context); /* a run has a new flag */
   void (*settled)(void *context, const dibs_run *run,
                   const dibs_settlement *outcome); /* finished, and on disk, or
-                       ** refused; the run ends behind the call */
+                       ** refused; the run ends behind the call. The place for
+                       ** an error handler: `outcome` has the action, the error
+                       ** and the state, DIBS_DEAD when that was the end;
+                       ** run->job->attempt tells which attempt it was. */
   int64_t max_jobs; /* claim no more than so many; DIBS_UNSET: no such end */
 } dibs_engine_options;
 
