@@ -37,7 +37,7 @@ def test_tasks(names: dict[str, Any]) -> None:
     app = names["app"]
     stats = app.database.queue("emails").stats()
     assert (stats.ready, stats.scheduled) == (1, 1)
-    with app.worker(drain=True) as worker:
+    with app.worker() as worker:
         result = names["send_email"].enqueue("carol").result(timeout=20)
     assert result == "Hello, carol (attempt 1)"
     assert worker.counts.get("dead", 0) == 0
