@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -277,7 +278,8 @@ def test_a_terminal_gets_a_status_line(
 
     def read() -> bool:
         nonlocal text
-        text += os.read(ours, 4096).decode()
+        if select.select([ours], [], [], 0.1)[0]:
+            text += os.read(ours, 4096).decode()
         return "dibs: 0 running, 1 done" in text
 
     until(read, "the line")
