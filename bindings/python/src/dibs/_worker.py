@@ -202,10 +202,10 @@ class Worker:
         engine = self._engine
         if engine is None or self._stopping:
             return 0
-        self._stopping = True
         grace = self._grace if grace is None else grace
         seconds = wait_milliseconds(grace, "grace") / 1000
         engine.stop_begin()
+        self._stopping = True
         self._poke()
         self._done.wait(min(seconds, threading.TIMEOUT_MAX))
         released = self._release(engine)
