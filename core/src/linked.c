@@ -10,14 +10,7 @@
 */
 #include "internal.h"
 
-#ifdef DIBS_NO_LINKED
-
-int linked_table(const struct sqlite3_api_routines **api) {
-  *api = NULL;
-  return DIBS_LIBRARY;
-}
-
-#else
+#ifndef DIBS_NO_LINKED
 
 /* sqlite3_auto_extension() passes no argument along. */
 static pthread_mutex_t linked_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -46,13 +39,18 @@ static void linked_ask(void) {
   sqlite3_cancel_auto_extension(linked_function());
 }
 
+#endif
+
 /* A library that cannot even open a connection in memory has none left. */
 int linked_table(const struct sqlite3_api_routines **api) {
+  *api = NULL;
+#ifdef DIBS_NO_LINKED
+  return DIBS_LIBRARY;
+#else
   pthread_mutex_lock(&linked_mutex);
   if (!linked_api) linked_ask();
   *api = linked_api;
   pthread_mutex_unlock(&linked_mutex);
   return *api ? DIBS_OK : DIBS_NOMEM;
-}
-
 #endif
+}

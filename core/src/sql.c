@@ -295,10 +295,12 @@ int64_t sql_column_int(dibs_db *db, sqlite3_stmt *statement, int column) {
   return sqlite3_column_int64(statement, column);
 }
 
+/* Infinity is written by nobody: it is damage. */
 double sql_column_real(dibs_db *db, sqlite3_stmt *statement, int column) {
   SQLITE_LIBRARY(db);
   if (sqlite3_column_type(statement, column) == SQLITE_NULL) return (double)NAN;
-  return sqlite3_column_double(statement, column);
+  double value = sqlite3_column_double(statement, column);
+  return isinf(value) ? (double)NAN : value;
 }
 
 const char *sql_column_text(dibs_db *db, sqlite3_stmt *statement, int column) {
