@@ -356,7 +356,9 @@ static void setting_show(dibs_db *db, struct text *json, int64_t queue_id,
   double real = sql_column_real(db, row, 0);
   if (setting_is_text(setting)) text_show(json, setting, text ? text : "");
   sql_reset(db, row);
-  if (setting->form == SETTING_REAL)
+  if (setting->form == SETTING_REAL && isnan(real))
+    text_string(json, "null"); /* damage */
+  else if (setting->form == SETTING_REAL)
     real_append(json, real, 15);
   else if (!setting_is_text(setting))
     value_show(db, json, queue_id, setting, integer);
