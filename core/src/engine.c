@@ -442,6 +442,12 @@ static const char *trouble_set(dibs_engine *engine, int status,
 }
 
 /* Without the mutex. */
+static void engine_log(const dibs_engine *engine, const dibs_log_event *event) {
+  pthread_mutex_lock(&engine->db->mutex); /* no two at a time */
+  engine->db->log(engine->db->log_context, event);
+  pthread_mutex_unlock(&engine->db->mutex);
+}
+
 static void trouble_say(const dibs_engine *engine, const char *event,
                         int status, const char *message) {
   dibs_log_event said = {.event = event};
@@ -450,9 +456,7 @@ static void trouble_say(const dibs_engine *engine, const char *event,
                : status_passes(status) ? DIBS_LEVEL_WARNING
                                        : DIBS_LEVEL_ERROR;
   said.message = status ? message : "the database can be used again";
-  pthread_mutex_lock(&engine->db->mutex); /* no two at a time */
-  engine->db->log(engine->db->log_context, &said);
-  pthread_mutex_unlock(&engine->db->mutex);
+  engine_log(engine, &said);
 }
 
 static bool engine_rests(const dibs_engine *engine) {
@@ -924,9 +928,7 @@ static void unknown_say(const dibs_engine *engine, int64_t id,
              "no handler here for jobs without a name: each is given back, and "
              "due again after %lld ms",
              (long long)delay);
-  pthread_mutex_lock(&engine->db->mutex); /* no two at a time */
-  engine->db->log(engine->db->log_context, &said);
-  pthread_mutex_unlock(&engine->db->mutex);
+  engine_log(engine, &said);
 }
 
 /* The names are copied first: another thread may settle the run and free it. */
@@ -948,7 +950,7 @@ int dibs_engine_unknown(dibs_engine *engine, dibs_run *public, int64_t delay) {
   return DIBS_OK;
 }
 
-/* --------------------------------------------------------------- waiting */
+/* ----------------------------------------------------------------- waiting */
 
 int dibs_run_wait(dibs_run *public, int known, int64_t timeout) {
   if (!public) return DIBS_MISUSE;

@@ -13,7 +13,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- Connections under watch --------------------------------------------- */
@@ -658,6 +661,24 @@ char *database_dump(const char *path) {
   copy = strdup(text ? text : "");
   sqlite3_free(text);
   return copy;
+}
+
+void run_with_mounts(fixture *f, int (*function)(const char *folder)) {
+  int status = -1;
+  pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS))
+      _exit(MOUNTS_REFUSED);
+    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    _exit(function(f->folder));
+  }
+  expect_int(waitpid(child, &status, 0), child);
+  expect_true(WIFEXITED(status));
+  if (WEXITSTATUS(status) == MOUNTS_REFUSED) {
+    print_message("no file system may be mounted here\n");
+    skip();
+  }
+  expect_int(WEXITSTATUS(status), 0);
 }
 
 void file_copy(const char *from, const char *to) {

@@ -164,6 +164,12 @@ char *database_dump(const char *path);
 void file_copy(const char *from, const char *to);
 void file_remove(const char *path);
 
+/* Run a function with the fixture's folder in a process that may mount file
+** systems, which nobody else sees. It gives 0 when all was as it should be, and
+** MOUNTS_REFUSED where nothing can be mounted, which skips the test. */
+#define MOUNTS_REFUSED 77
+void run_with_mounts(fixture *f, int (*function)(const char *folder));
+
 /* ---- Jobs in few words --------------------------------------------------- */
 
 /* Options of a job with nothing set. */

@@ -8,9 +8,7 @@
 #include "faults.h"
 #include "operations.h"
 
-#include <sched.h>
 #include <sys/mount.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- One operation ----------------------------------------------------------- */
@@ -197,7 +195,7 @@ static int work_off(dibs_db *db, int jobs) {
 static int drain_on_small_disk(const char *folder) {
   char path[160], bytes[1000] = "";
   dibs_db *db = NULL;
-  if (mount("tmpfs", folder, "tmpfs", 0, "size=1m")) return 77;
+  if (mount("tmpfs", folder, "tmpfs", 0, "size=1m")) return MOUNTS_REFUSED;
   snprintf(path, sizeof path, "%s/small.db", folder);
   for (int i = 0; i < 100; i++) {
     /* A close moves the WAL. */
@@ -213,21 +211,7 @@ static int drain_on_small_disk(const char *folder) {
 }
 
 static void so_it_does_on_a_real_one(void **state) {
-  fixture *f = *state;
-  int status = -1;
-  pid_t child = fork();
-  if (child == 0) {
-    if (unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS)) _exit(77);
-    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
-    _exit(drain_on_small_disk(f->folder));
-  }
-  expect_int(waitpid(child, &status, 0), child);
-  expect_true(WIFEXITED(status));
-  if (WEXITSTATUS(status) == 77) {
-    print_message("no file system may be mounted here\n");
-    skip();
-  }
-  expect_int(WEXITSTATUS(status), 0);
+  run_with_mounts(*state, drain_on_small_disk);
 }
 
 /* What was claimed when the disk got full can be settled later. */
